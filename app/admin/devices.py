@@ -1,0 +1,127 @@
+"""Registering devices: what is checked, what is kept, what is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from app.admin import fields, times
+from app.admin.reading import Refused
+from app.model import APP, Device
+from app.store import devices
+from app.store.dialect import Database
+
+Providers = Mapping[str, str]
+"""The configured providers: the type by the name that devices are registered with."""
+
+
+class DeviceBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A registration. `token` of an APNs provider is hexadecimal."""
+
+    provider: fields.ProviderName
+    token: fields.Token
+    locale: fields.Locale = ""
+    device_flag: fields.Byte = APP
+    voip_token: fields.VoipToken = ""
+    app_version: fields.AppVersion = ""
+
+
+class DeviceLine(DeviceBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of an import."""
+
+    uid: fields.Uid
+    device_id: fields.DeviceId
+
+
+class DeviceShown(Struct, frozen=True, kw_only=True):
+    """A registered device; its tokens are masked. updated_at: when anything but the time of registration changed."""
+
+    uid: str
+    device_id: str
+    provider: str
+    token: str
+    locale: str
+    device_flag: int
+    voip_token: str
+    app_version: str
+    registered_at: str
+    updated_at: str
+
+
+class DeviceList(Struct, frozen=True):
+    """The devices of a user."""
+
+    devices: list[DeviceShown]
+
+
+def make(uid: str, device_id: str, body: DeviceBody, providers: Providers, now: int) -> Device:
+    """The device that a registration describes; raises Refused where this provider cannot have it."""
+    kind = providers.get(body.provider)
+    if kind is None:
+        allowed = ", ".join(sorted(providers))
+        raise Refused(f"provider: found a name that is not configured; allowed: {allowed}")
+    if kind == "apns":
+        for name, token in (("token", body.token), ("voip_token", body.voip_token)):
+            if re.fullmatch(r"[0-9A-Fa-f]*", token) is None:
+                raise Refused(f"{name}: found a text of another form; allowed: hexadecimal digits, as APNs gives them")
+    return Device(
+        uid=uid,
+        device_id=device_id,
+        provider=body.provider,
+        token=body.token,
+        registered_at=now,
+        updated_at=now,
+        locale=body.locale,
+        device_flag=body.device_flag,
+        voip_token=body.voip_token,
+        app_version=body.app_version,
+    )
+
+
+def register(database: Database, wanted: Sequence[Device]) -> list[tuple[Device, bool]]:
+    """Keep devices in their order, in one transaction: each as it is kept, and whether it is new to its user.
+
+    A token that another user or device had before moves.
+    """
+    with database.write() as connection:
+        users = list(dict.fromkeys(device.uid for device in wanted))
+        known = {(d.uid, d.device_id): d for of in devices.of_users(connection, users).values() for d in of}
+        kept = []
+        for device in wanted:
+            device = _keep_update_time(known.get((device.uid, device.device_id)), device)
+            kept.append((device, devices.put(connection, device)))
+            known[device.uid, device.device_id] = device
+        return kept
+
+
+def _keep_update_time(before: Device | None, after: Device) -> Device:
+    if before is None:
+        return after
+    same = msgspec.structs.replace(before, registered_at=after.registered_at, updated_at=after.updated_at) == after
+    return msgspec.structs.replace(after, updated_at=before.updated_at) if same else after
+
+
+def shown(device: Device) -> DeviceShown:
+    """A device as it may be shown."""
+    return DeviceShown(
+        uid=device.uid,
+        device_id=device.device_id,
+        provider=device.provider,
+        token=mask(device.token),
+        locale=device.locale,
+        device_flag=device.device_flag,
+        voip_token=mask(device.voip_token),
+        app_version=device.app_version,
+        registered_at=times.utc(device.registered_at),
+        updated_at=times.utc(device.updated_at),
+    )
+
+
+def mask(token: str) -> str:
+    """Enough to tell two tokens apart, too little to send with."""
+    if not token:
+        return ""
+    return f"{token[:4]}…{token[-4:]}" if len(token) >= 24 else "…"

@@ -1,0 +1,243 @@
+"""The only place that builds real objects and wires them.
+
+What counts for Prometheus is imported where it is used: the library decides at import how processes share counters,
+and gunicorn's master, which reads its settings here, must have said so before its workers are forked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+import uvloop
+from flask import Flask
+
+from app import config as configuration
+from app import logs, plan, poke, registry, render
+from app.checking import STAKE
+from app.clock import now_ms
+from app.config import Config
+from app.keeper import FOLLOW_STDIN
+from app.settle import Limits
+from app.store.dialect import Database
+from app.store.opening import open_database
+from app.yamlfile import ConfigError
+from providers.kit.base import Provider, Transport
+from providers.kit.http import Client
+
+if TYPE_CHECKING:
+    from app.dispatch.steps import Rules
+    from app.intake import Intake
+
+log = structlog.get_logger()
+
+ASK_AFTER = 300
+"""Milliseconds after a webhook at which WuKongIM is asked who is online: v2's answer is up to 200 ms late."""
+ASK_TIMEOUT = 2.0
+
+
+def config_path() -> Path:
+    """The configuration file: `PUSHBRIDGE_CONFIG`, or `config.yaml` here."""
+    return Path(os.environ.get("PUSHBRIDGE_CONFIG") or "config.yaml")
+
+
+def load_config() -> Config:
+    """Raises yamlfile.ConfigError."""
+    return configuration.load(config_path())
+
+
+def open_store(config: Config) -> Database:
+    return open_database(config.data_dir, config.storage.url, config.storage.durability)
+
+
+def intake(config: Config, database: Database) -> Intake:
+    from app.intake import Intake
+    from app.store.writer import GroupCommit
+
+    return Intake(GroupCommit(database), poker(config))
+
+
+def poker(config: Config) -> poke.Poker:
+    return poke.Poker(poke.addresses(config.data_dir, config.dispatcher.processes))
+
+
+def provider_types(config: Config) -> dict[str, str]:
+    """The type by the name of each configured provider."""
+    return {name: str(block.get("type")) for name, block in config.providers.items()}
+
+
+def web(config: Config) -> Flask:
+    """The web app of one gunicorn worker; built after the fork."""
+    from app.web import admin, create_app
+    from app.web.webhook import Origin
+
+    logs.configure()
+    metrics_folder(config)
+    database = open_store(config)
+    into = intake(config, database)
+    origin = Origin(
+        config.webhook.secret.raw,
+        configuration.networks(config.webhook.allow_from, config.path, "webhook.allow_from"),
+        configuration.networks(config.server.trusted_proxies, config.path, "server.trusted_proxies"),
+    )
+    api = admin.blueprint(
+        database=database,
+        token=admin_token(config),
+        providers=provider_types(config),
+        intake=into,
+        poke=poker(config),
+        now=now_ms,
+    )
+    return create_app(database, into, origin, config.webhook.max_body, api, now_ms)
+
+
+def admin_token(config: Config) -> str:
+    """The configured token, or the one that is made at the first start."""
+    if config.admin.token:
+        return config.admin.token.text
+    file = config.data_dir / "admin-token"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_text().strip()
+    with os.fdopen(descriptor, "w") as out:
+        out.write(secrets.token_urlsafe(32) + "\n")
+    return file.read_text().strip()
+
+
+def rules(config: Config) -> Rules:
+    """How this bridge is set to decide and to speak."""
+    from app.dispatch.steps import Rules
+
+    notification = config.notification
+    style = render.Style(
+        locale=notification.locale,
+        show_content=notification.show_content,
+        sound=notification.sound,
+        types=configuration.payload_types(notification.types, config.path),
+        templates=notification.templates,
+    )
+    policy = plan.Policy(
+        suppress=config.presence.suppress,
+        hold=_ms(config.presence.hold),
+        ttl=_ms(config.presence.ttl),
+        ask_after=ASK_AFTER if config.wukongim.api_url else None,
+        skip_types=style.skip_types,
+    )
+    return Rules(policy, style)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def dispatch(config: Config, slot: int = 0) -> None:
+    """Run one dispatcher process until SIGTERM or SIGINT. `slot`: which of `dispatcher.processes` it is."""
+    logs.configure()
+    metrics_folder(config)
+    database = open_store(config)
+    lock = _hold_slot(config.data_dir, slot)
+    providers = registry.providers(config)
+    owner = f"{socket.gethostname()}/{slot}"[:96]
+    end = poke.listen(poke.addresses(config.data_dir, slot + 1)[slot])
+    try:
+        uvloop.run(_dispatch(config, database, providers, owner, end))
+    finally:
+        end.close()
+        database.close()
+        os.close(lock)
+
+
+def _hold_slot(data_dir: Path, slot: int) -> int:
+    """Two processes under one name would rescue each other's work: wait until an earlier one is gone."""
+    lock = os.open(data_dir / f"dispatcher-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
+async def _dispatch(
+    config: Config, database: Database, providers: Mapping[str, Provider], owner: str, end: socket.socket
+) -> None:
+    from app.dispatch.ask import Ask
+    from app.dispatch.loop import Dispatcher
+
+    ask = None
+    if config.presence.suppress != "none" and not config.wukongim.api_url:
+        log.warning(STAKE, action="start")
+    if config.wukongim.api_url:
+        transport = Transport(endpoint=config.wukongim.api_url, timeout=ASK_TIMEOUT, max_connections=1, http1=True)
+        ask = Ask(Client(transport).send, config.wukongim.api_token.text)
+    dispatcher = Dispatcher(
+        database=database,
+        providers=providers,
+        rules=rules(config),
+        limits=Limits(
+            max_age=_ms(config.retry.max_age),
+            first_delay=_ms(config.retry.first_delay),
+            max_delay=_ms(config.retry.max_delay),
+        ),
+        retention=_ms(config.trace.retention),
+        owner=owner,
+        poke=end,
+        ask=ask,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, dispatcher.stop)
+    if os.environ.get(FOLLOW_STDIN):
+        # The supervisor holds the other end and never writes: its end means that it is gone.
+        loop.add_reader(0, dispatcher.stop)
+    await dispatcher.run()
+
+
+def metrics_folder(config: Config) -> Path:
+    """Where the processes of this service share their counters."""
+    folder = config.data_dir / "metrics"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return folder
+
+
+def start_metrics(config: Config) -> None:
+    """In gunicorn's master: share counters from now on, without those of processes that are gone."""
+    folder = metrics_folder(config)
+    for file in folder.glob("*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not (pid.isdigit() and _is_alive(int(pid))):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def greeting(config: Config) -> str:
+    """What `serve` says first: where it listens, and where the admin token is."""
+    token = "as configured" if config.admin.token else f"in {config.data_dir / 'admin-token'}"
+    names = ", ".join(f"{name} ({block.get('type')})" for name, block in config.providers.items())
+    return f"Pushbridge: webhooks at http://{config.server.bind}/webhook, providers {names}, admin token {token}"
+
+
+def load_config_or_exit() -> Config:
+    """For processes whose start ends with one message where the configuration is wrong."""
+    try:
+        config = load_config()
+        registry.providers(config)
+    except ConfigError as error:
+        raise SystemExit(f"pushbridge: {error}") from None
+    return config

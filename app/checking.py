@@ -1,0 +1,84 @@
+"""`pushbridge check`: everything that can be known without starting, in words a stranger can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from app import config as configuration
+from app import registry
+from app.config import Config
+from app.yamlfile import ConfigError
+
+STAKE = (
+    "presence: WuKongIM is not asked who is online (wukongim.api_url is empty). v2 never reports some users offline "
+    "(1 in 64 by default), and neither line does when it is killed: they get no pushes until presence.ttl has passed."
+)
+"""Said once by `check` and once by the log of a dispatcher that cannot ask."""
+
+
+def report(path: Path, say: Callable[[str], None] = print) -> int:
+    """Say what would run; the number of faults, at most 1 for those that hide others."""
+    try:
+        config = configuration.load(path)
+    except ConfigError as error:
+        say(f"error: {error}")
+        return 1
+    faults = 0
+    lines = []
+    for name, block in config.providers.items():
+        try:
+            provider = registry.build(name, block, config.path)
+            lines.append(f"provider {name}: {provider.describe()}")
+        except ConfigError as error:
+            lines.append(f"error: {error}")
+            faults += 1
+    faults += _check_data_dir(config, lines)
+    for line in (*_summary(config), *lines, *_warnings(config)):
+        say(line)
+    say("ok" if not faults else f"{faults} to mend")
+    return min(faults, 1)
+
+
+def _summary(config: Config) -> list[str]:
+    server = config.server
+    dispatcher = config.dispatcher
+    secret = "with" if config.webhook.secret else "without"
+    where = "started by gunicorn" if dispatcher.embedded else "to be started with `pushbridge dispatch`"
+    return [
+        f"configuration {config.path}",
+        f"web: {server.workers} workers of {server.threads} threads on {server.bind}",
+        f"dispatcher: {dispatcher.processes} process(es), {where}",
+        f"storage: SQLite in {config.data_dir}, durability {config.storage.durability}",
+        f"webhook: from {', '.join(config.webhook.allow_from)}, {secret} a secret",
+    ]
+
+
+def _warnings(config: Config) -> list[str]:
+    warnings = []
+    if not config.wukongim.api_url:
+        warnings.append(f"warning: {STAKE}")
+    if not config.webhook.secret and "any" in config.webhook.allow_from:
+        warnings.append("warning: webhook: anybody may post: set webhook.secret or narrow webhook.allow_from")
+    return warnings
+
+
+def _check_data_dir(config: Config, lines: list[str]) -> int:
+    folder = config.data_dir
+    probe = folder
+    while not probe.exists() and probe != probe.parent:
+        probe = probe.parent
+    try:
+        if not probe.is_dir():
+            raise NotADirectoryError
+        if folder.exists():
+            test = folder / ".check"
+            test.touch()
+            test.unlink()
+    except OSError as error:
+        reason = error.strerror or "it is no folder"
+        lines.append(
+            f"error: {config.path}: storage.data_dir: cannot write to {folder}: {reason}; allowed: a writable folder"
+        )
+        return 1
+    return 0

@@ -1,0 +1,252 @@
+"""Turns `config.yaml` and its secrets into frozen structs, or stops with what is wrong and where."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from app import words
+from app.yamlfile import ConfigError, convert, expand, read, show
+from providers.kit.values import Duration, Secret, Size
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+_NAMED = {
+    "loopback": ("127.0.0.0/8", "::1/128"),
+    "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"),
+    "any": ("0.0.0.0/0", "::/0"),
+}
+
+LATER = {
+    "relay": "relay",
+    "rescue": "rescue through msg.notify",
+    "webhook.grpc_bind": "the gRPC webhook",
+    "notification.badge": "badges",
+    "notification.collapse": "coalescing",
+    "notification.calls": "calls",
+    "notification.quiet_hours": "quiet hours",
+}
+"""Keys that are promised and not built yet: refused rather than ignored, unless empty."""
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Server(_Section, frozen=True):
+    bind: str = "127.0.0.1:8000"
+    workers: Annotated[int, Meta(ge=1, le=64)] = 2
+    threads: Annotated[int, Meta(ge=1, le=256)] = 8
+    trusted_proxies: tuple[str, ...] = ()
+
+
+class Webhook(_Section, frozen=True):
+    secret: Secret = Secret(b"")
+    allow_from: tuple[str, ...] = ("loopback", "private")
+    max_body: Size = Size(8 << 20)
+    grpc_bind: str = ""
+
+
+class Admin(_Section, frozen=True):
+    token: Secret = Secret(b"")
+
+
+class Storage(_Section, frozen=True):
+    data_dir: str = "data"
+    url: str = ""
+    durability: Literal["full", "normal"] = "full"
+
+
+class Dispatcher(_Section, frozen=True):
+    embedded: bool = True
+    processes: Annotated[int, Meta(ge=1, le=16)] = 1
+
+
+class Retry(_Section, frozen=True):
+    max_age: Duration = Duration(86400)
+    first_delay: Duration = Duration(1)
+    max_delay: Duration = Duration(600)
+
+
+class Presence(_Section, frozen=True):
+    suppress: Literal["any", "app", "none"] = "any"
+    hold: Duration = Duration(3)
+    ttl: Duration = Duration(3600)
+
+
+class WuKongIM(_Section, frozen=True):
+    api_url: str = ""
+    api_token: Secret = Secret(b"")
+
+
+class Notification(_Section, frozen=True):
+    locale: str = "en"
+    show_content: bool = True
+    sound: str = "default"
+    types: dict[str, str] = {}
+    templates: dict[str, dict[str, str]] = {}
+
+
+class Trace(_Section, frozen=True):
+    retention: Duration = Duration(7 * 86400)
+
+
+class Config(_Section, frozen=True):
+    """The whole file. `providers` are kept as they stand: each type knows its own keys. `path`: where it was read."""
+
+    server: Server = Server()
+    webhook: Webhook = Webhook()
+    admin: Admin = Admin()
+    storage: Storage = Storage()
+    dispatcher: Dispatcher = Dispatcher()
+    retry: Retry = Retry()
+    presence: Presence = Presence()
+    wukongim: WuKongIM = WuKongIM()
+    notification: Notification = Notification()
+    trace: Trace = Trace()
+    providers: dict[str, dict[str, Any]] = {}
+    path: str = ""
+
+    def __repr__(self) -> str:
+        """Provider blocks may hold secrets in place."""
+        return f"Config({self.path})"
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.path).parent / self.storage.data_dir
+
+
+def load(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read and check a configuration file; raises ConfigError. Vendor blocks are checked by `app.registry`."""
+    path = Path(path)
+    raw = read(path)
+    _refuse_later(path, raw)
+    raw["path"] = str(path)
+    blocks = raw.pop("providers", None)
+    raw["providers"] = {}
+    config = convert(expand(raw, path, "", environ), Config, path)
+    providers = expand({} if blocks is None else blocks, path, "providers", environ)
+    if not isinstance(providers, dict) or not all(isinstance(b, dict) for b in providers.values()):
+        raise ConfigError(
+            f"{path}: providers: found {show(providers)}; allowed: blocks such as console: {{type: console}}"
+        )
+    config = msgspec.structs.replace(
+        config,
+        providers={str(name): block for name, block in providers.items()},
+        notification=_with_words(config.notification),
+    )
+    _check(config, path)
+    return config
+
+
+def _refuse_later(path: Path, raw: dict[str, Any]) -> None:
+    for key, what in LATER.items():
+        value: Any = raw
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value not in (None, "", [], {}, False):
+            raise ConfigError(f"{path}: {key}: {what}: not available yet; remove the key")
+        section, _, name = key.rpartition(".")
+        parent = raw.get(section) if section else raw
+        if isinstance(parent, dict):
+            parent.pop(name, None)
+
+
+def networks(names: tuple[str, ...], path: str | Path, key: str) -> Networks:
+    """The address ranges that `loopback`, `private`, `any`, CIDRs and single addresses name."""
+    found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+    for index, name in enumerate(names):
+        for cidr in _NAMED.get(name, (name,)):
+            try:
+                found.append(ipaddress.ip_network(cidr))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path}: {key}[{index}]: found {show(name)} ({error}); allowed: "
+                    "loopback, private, any, or a CIDR such as 10.1.0.0/16"
+                ) from None
+    return tuple(found)
+
+
+def payload_types(types: Mapping[str, str], path: str | Path) -> dict[int, str]:
+    """Template names by payload type; keys are numbers or ranges such as `1000-1022`."""
+    result: dict[int, str] = {}
+    for key, name in types.items():
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", key)
+        first = int(match[1]) if match else 0
+        last = int(match[2] or match[1]) if match else 0
+        if match is None or not 0 <= last - first <= 10_000:
+            raise ConfigError(f"{path}: notification.types.{key}: allowed: a payload type or a range such as 1000-1022")
+        result.update(dict.fromkeys(range(first, last + 1), name))
+    return result
+
+
+REQUIRED_TEMPLATES = ("default", "hidden", "group", "system")
+
+
+def _with_words(notification: Notification) -> Notification:
+    """The shipped words, and what the file changes of them."""
+    locales = words.TEMPLATES.keys() | notification.templates.keys()
+    templates = {
+        locale: {**words.TEMPLATES.get(locale, {}), **notification.templates.get(locale, {})} for locale in locales
+    }
+    return msgspec.structs.replace(notification, types={**words.TYPES, **notification.types}, templates=templates)
+
+
+def _check(config: Config, path: Path) -> None:
+    """What no type can say."""
+    networks(config.server.trusted_proxies, path, "server.trusted_proxies")
+    networks(config.webhook.allow_from, path, "webhook.allow_from")
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):\d{1,5}|unix:.+", config.server.bind):
+        raise ConfigError(f"{path}: server.bind: found {show(config.server.bind)}; allowed: HOST:PORT or unix:PATH")
+    for key, url, schemes in (("wukongim.api_url", config.wukongim.api_url, "https?"),):
+        if url and not re.fullmatch(rf"{schemes}://[^\s/]+(/\S*)?", url):
+            raise ConfigError(f"{path}: {key}: found {show(url)}; allowed: a URL such as http://127.0.0.1:5001")
+    if config.storage.url:
+        raise ConfigError(f"{path}: storage.url: databases other than SQLite: not available yet; leave it empty")
+    if not config.providers:
+        raise ConfigError(
+            f"{path}: providers: found none; allowed: at least one block such as console: {{type: console}}"
+        )
+    _check_templates(config.notification, path)
+
+
+def _check_templates(notification: Notification, path: Path) -> None:
+    if notification.locale not in notification.templates:
+        known = ", ".join(sorted(notification.templates)) or "none"
+        raise ConfigError(
+            f"{path}: notification.locale: found {show(notification.locale)}; "
+            f"allowed: one that notification.templates has ({known})"
+        )
+    for locale, templates in notification.templates.items():
+        where = f"{path}: notification.templates.{locale}"
+        for name in REQUIRED_TEMPLATES:
+            if name not in templates:
+                raise ConfigError(f"{where}.{name}: missing; allowed: a text")
+        for name, text in templates.items():
+            _check_placeholders(f"{where}.{name}", text, {"sender", "text"} if name == "group" else {"content"})
+    names = {"skip", *notification.templates[notification.locale]}
+    for kind, name in notification.types.items():
+        if name not in names:
+            raise ConfigError(
+                f"{path}: notification.types.{kind}: found {show(name)}; allowed: {', '.join(sorted(names))}"
+            )
+    payload_types(notification.types, path)
+
+
+def _check_placeholders(where: str, text: str, allowed: set[str]) -> None:
+    wanted = ", ".join("{" + name + "}" for name in sorted(allowed))
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+    except ValueError:
+        fields = ["{"]
+    for field in fields:
+        if field not in allowed:
+            raise ConfigError(f"{where}: found the placeholder {{{field}}}; allowed: {wanted}")

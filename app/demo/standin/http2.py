@@ -1,0 +1,245 @@
+"""The server's half of one HTTP/2 connection, with every misbehaviour that a test may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from h2 import events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame, SettingsFrame
+
+from app.demo.standin.values import Answer, Call, Handler, Last
+
+# As captured from api.push.apple.com (pushy issue 878); the number of streams is announced beside these.
+_SETTINGS = {
+    SettingCodes.HEADER_TABLE_SIZE: 4096,
+    SettingCodes.INITIAL_WINDOW_SIZE: 65535,
+    SettingCodes.MAX_FRAME_SIZE: 16384,
+    SettingCodes.MAX_HEADER_LIST_SIZE: 8000,
+}
+_UNLIMITED = 2**31 - 1
+# A socket that is closed with unread bytes in it throws away what it sent last: a GOAWAY needs time to be read.
+_LINGER = 0.2
+
+
+class _Connection(H2Connection):
+    """Counts its streams only now and then: h2 walks through all of them for every request."""
+
+    _counted = 0
+
+    @property
+    def open_inbound_streams(self) -> int:
+        if len(self.streams) > 2 * self._counted + 64:
+            self._counted = self._open_streams(0 if self.config.client_side else 1)
+        return self._counted
+
+
+class _Request:
+    __slots__ = ("body", "call", "headers")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self.headers = headers
+        self.body: list[bytes] = []
+        self.call: Call | None = None
+
+
+class Http2:
+    """One connection. The limit of streams is kept here, not in h2, which would end the connection over it."""
+
+    def __init__(self, number: int, handler: Handler, transport: asyncio.Transport, *, certified: bool) -> None:
+        self.number = number
+        self._handler = handler
+        self._transport = transport
+        self._certified = certified
+        self._open: dict[int, _Request] = {}
+        self._hung: set[int] = set()
+        self._unsent: dict[int, tuple[bytes, bool]] = {}
+        self._limits: deque[int] = deque()
+        self._allowed = _UNLIMITED
+        self._draining: set[int] | None = None
+        self._flushing = False
+        self._h2 = _Connection(
+            H2Configuration(client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False)
+        )
+        self._on: dict[type[events.Event], Callable[[Any], None]] = {
+            events.RequestReceived: self._headers,
+            events.DataReceived: self._data,
+            events.StreamEnded: self._ended,
+            events.StreamReset: self._reset,
+            events.WindowUpdated: self._window,
+            events.RemoteSettingsChanged: self._window,
+            events.SettingsAcknowledged: self._acknowledged,
+            events.ConnectionTerminated: self._terminated,
+        }
+        self._begin(handler.full_streams if certified else handler.first_streams)
+
+    def receive(self, data: bytes) -> None:
+        try:
+            for event in self._h2.receive_data(data):
+                if (action := self._on.get(type(event))) is not None:
+                    action(event)
+        except ProtocolError:
+            self._flush()
+            self._transport.close()
+        else:
+            self._flush()
+
+    def perform(self, call: Call, answer: Answer) -> None:
+        stream = call.stream
+        if not self.processes(call) or self._transport.is_closing():
+            return
+        if answer.action == "drop":
+            self._transport.abort()
+        elif answer.action == "hang":
+            self._hung.add(stream)
+            self._drained(stream)
+        elif answer.action == "reset":
+            self._h2.reset_stream(stream, answer.code)
+            self._finish(stream)
+        else:
+            call.answered = answer.status
+            self._answer(stream, answer)
+        self._flush_soon()
+
+    def limit(self, streams: int) -> None:
+        frame = SettingsFrame(0)
+        frame.settings = {SettingCodes.MAX_CONCURRENT_STREAMS: streams}
+        self._limits.append(streams)
+        self._write(frame.serialize())
+
+    def goaway(self, last: Last, code: int, debug: bytes) -> None:
+        waiting = sorted(self._open.keys() - self._hung)
+        chosen = waiting[: {"all": len(waiting), "some": len(waiting) // 2, "none": 0}[last]]
+        refused = waiting[len(chosen) :]
+        final = refused[0] - 2 if refused else self._h2.highest_inbound_stream_id
+        frame = GoAwayFrame(0, last_stream_id=max(final, 0), error_code=code, additional_data=debug)
+        self._draining = set(chosen)
+        # Written past h2, which after a GOAWAY of its own would send nothing more, not even the answers still due.
+        self._write(frame.serialize())
+        self._drained(0)
+
+    def processes(self, call: Call) -> bool:
+        return call.stream in self._open and (self._draining is None or call.stream in self._draining)
+
+    def close(self) -> None:
+        self._transport.abort()
+
+    def _begin(self, streams: int) -> None:
+        self._h2.local_settings = Settings(
+            client=False, initial_values={**_SETTINGS, SettingCodes.MAX_CONCURRENT_STREAMS: streams}
+        )
+        self._h2.initiate_connection()
+        self._h2.local_settings = Settings(
+            client=False, initial_values={**_SETTINGS, SettingCodes.MAX_CONCURRENT_STREAMS: _UNLIMITED}
+        )
+        self._h2.decoder.max_header_list_size = _SETTINGS[SettingCodes.MAX_HEADER_LIST_SIZE]
+        self._limits.append(streams)
+        self._flush()
+
+    def _headers(self, event: events.RequestReceived) -> None:
+        stream = event.stream_id
+        if len(self._open) >= self._allowed:
+            self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            self._handler.refused(self)
+            return
+        self._open[stream] = _Request([(bytes(name), bytes(value)) for name, value in event.headers])
+
+    def _data(self, event: events.DataReceived) -> None:
+        self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        if (request := self._open.get(event.stream_id)) is not None:
+            request.body.append(event.data)
+
+    def _ended(self, event: events.StreamEnded) -> None:
+        request = self._open.get(event.stream_id)
+        if request is None:
+            return
+        pseudo = dict(request.headers[:4])
+        request.call = Call(
+            server=self._handler.name,
+            connection=self.number,
+            stream=event.stream_id,
+            method=pseudo.get(b":method", b"").decode(errors="replace"),
+            path=pseudo.get(b":path", b"").decode(errors="replace"),
+            headers=request.headers,
+            body=b"".join(request.body),
+            certified=self._certified,
+        )
+        self._handler.received(self, request.call)
+
+    def _reset(self, event: events.StreamReset) -> None:
+        request = self._open.get(event.stream_id)
+        if request is not None and request.call is not None:
+            request.call.cancelled = True
+        self._finish(event.stream_id)
+
+    def _window(self, _event: events.Event) -> None:
+        for stream in list(self._unsent):
+            self._send_rest(stream)
+
+    def _acknowledged(self, _event: events.SettingsAcknowledged) -> None:
+        if self._limits:
+            self._allowed = self._limits.popleft()
+
+    def _terminated(self, _event: events.ConnectionTerminated) -> None:
+        self._transport.close()
+
+    def _answer(self, stream: int, answer: Answer) -> None:
+        body, half = answer.body, answer.action == "half"
+        headers = [(b":status", b"%d" % answer.status), *answer.headers]
+        if half:
+            body = body[: (len(body) + 1) // 2] or b"{"
+        self._h2.send_headers(stream, headers, end_stream=not body)
+        if body:
+            self._unsent[stream] = (body, not half)
+            self._send_rest(stream)
+        else:
+            self._finish(stream)
+        if half:
+            self._flush()
+            self._transport.close()
+
+    def _send_rest(self, stream: int) -> None:
+        body, ends = self._unsent[stream]
+        while body:
+            room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+            if room <= 0:
+                self._unsent[stream] = (body, ends)
+                return
+            self._h2.send_data(stream, body[:room], end_stream=ends and len(body) <= room)
+            body = body[room:]
+        del self._unsent[stream]
+        if ends:
+            self._finish(stream)
+
+    def _finish(self, stream: int) -> None:
+        self._open.pop(stream, None)
+        self._unsent.pop(stream, None)
+        self._hung.discard(stream)
+        self._drained(stream)
+
+    def _drained(self, stream: int) -> None:
+        if self._draining is not None:
+            self._draining.discard(stream)
+            if not self._draining:
+                asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._write(b"")
+
+    def _write(self, frame: bytes) -> None:
+        data = self._h2.data_to_send() + frame
+        if data and not self._transport.is_closing():
+            self._transport.write(data)

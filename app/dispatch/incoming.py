@@ -1,0 +1,162 @@
+"""Messages that came with a webhook: claimed, planned a slice at a time, handed to the lanes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import zip_longest
+
+import structlog
+
+from app import metrics
+from app.clock import now_ms
+from app.dispatch import steps
+from app.dispatch.settler import Settler
+from app.dispatch.shared import LEASE, POLL, Shared
+from app.dispatch.work import Progress, parse
+from app.events import STATUS, BadEvent
+from app.intake import BULK_LANE, NORMAL_LANE
+from app.store import inbox
+from app.store.rows import Event
+
+log = structlog.get_logger()
+
+SLICE = 500
+"""Recipients that are planned together."""
+CLAIM = {NORMAL_LANE: (500, 4_000), BULK_LANE: (8, 200_000)}
+"""Calls claimed at once, and their weight."""
+
+Slice = list[tuple[Progress, Sequence[str]]]
+
+
+class Incoming:
+    """Plans what one lane of the inbox brings."""
+
+    def __init__(self, shared: Shared, settler: Settler, lane: str) -> None:
+        self._shared = shared
+        self._settler = settler
+        self._lane = lane
+
+    async def run(self) -> None:
+        lane = self._lane
+        limit, weight = CLAIM[lane]
+        while True:
+            taken = await self._shared.write(
+                lambda: steps.take(
+                    self._shared.db, lane, limit, weight, self._shared.owner, LEASE, now_ms(), self._shared.rules
+                )
+            )
+            if taken.bad:
+                metrics.BAD_ELEMENTS.labels(STATUS).inc(taken.bad)
+            if taken.went_offline:
+                self._shared.wake["held"].set()
+            if taken.claimed:
+                await self._plan(taken.claimed, lane == BULK_LANE)
+            elif not taken.more:
+                await self._shared.wait(lane, POLL)
+
+    async def _plan(self, claimed: Sequence[Event], bulk: bool) -> None:
+        started = [progress for event in claimed if (progress := await self._start(event)) is not None]
+        for batch in _slices(started):
+            while any(lane.room(now_ms()) <= 0 and lane.flows() for lane in self._shared.lanes.values()):
+                self._shared.room.clear()
+                await self._wait_for_room()
+            try:
+                await self._plan_slice(batch, bulk)
+            except Exception:
+                # A fault of ours in one message must not keep the others from being sent.
+                log.exception("planning failed", action="plan", events=[p.parsed.event_id for p, _ in batch])
+                await self._isolate(batch, bulk)
+        for progress in started:
+            progress.planned = True
+            self._settler.finish(progress)
+
+    async def _wait_for_room(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.25):
+                await self._shared.room.wait()
+
+    async def _isolate(self, batch: Slice, bulk: bool) -> None:
+        """Plan the messages of a batch that failed one by one, and give back the one that fails again."""
+        for progress, uids in batch:
+            try:
+                await self._plan_slice([(progress, uids)], bulk)
+            except Exception:
+                log.exception("planning failed", action="plan", event=progress.parsed.event_id)
+                progress.failed = True
+
+    async def _start(self, event: Event) -> Progress | None:
+        """Parse a claimed event; None where it cannot be worked on now."""
+        try:
+            parsed = parse(event)
+        except BadEvent as error:
+            # It was checked when it came, so only a newer version's stricter reading can bring this about.
+            log.error("event set aside", action="parse", event=event.id, error=str(error))
+            await self._give_back(event.id, event.attempts, failed=True)
+            return None
+        recipients = parsed.recipients
+        if recipients.bad:
+            metrics.BAD_ELEMENTS.labels(event.kind).inc(recipients.bad)
+        if recipients.lost:
+            metrics.LOST_LISTS.inc()
+            log.error(
+                "recipient list incomplete: set channel.subscriberCompressOfCount to 0 in WuKongIM's configuration",
+                action="parse",
+                message_id=parsed.message.message_id,
+                lost=recipients.lost,
+                recovered=len(recipients.uids),
+            )
+        progress = Progress(parsed, event.attempts)
+        if not self._settler.begin(progress):
+            # Another webhook for the same recipients of the same message is under way: its outcomes will tell.
+            await self._give_back(event.id, event.attempts, failed=False)
+            return None
+        return progress
+
+    async def _give_back(self, event_id: int, attempts: int, failed: bool) -> None:
+        def write() -> None:
+            with self._shared.db.write() as connection:
+                inbox.give_back(connection, event_id, self._shared.owner, now_ms() + 500, attempts, failed)
+
+        await self._shared.write(write)
+
+    async def _plan_slice(self, batch: Slice, bulk: bool) -> None:
+        pairs = [(progress.parsed, uids) for progress, uids in batch]
+        known = await self._shared.read(lambda: steps.look_up(self._shared.db, pairs, decided=True))
+        now = now_ms()
+        renderer = self._shared.renderer()
+        jobs, rows, repeats = steps.plan_new(
+            batch, known, self._shared.rules, renderer, self._shared.providers, bulk, now
+        )
+        if repeats:
+            metrics.DUPLICATES.inc(repeats)
+        for row in rows:
+            self._settler.add(row, row.event_id or 0)
+        for job in jobs:
+            if job.progress is not None:
+                job.progress.pending += 1
+        self._shared.submit(jobs, now)
+
+
+def _slices(started: Sequence[Progress]) -> list[Slice]:
+    """Batches of about SLICE recipients: small messages packed together, large ones cut up and taken in turn."""
+    cut = [
+        [
+            (progress, progress.parsed.recipients.uids[at : at + SLICE])
+            for at in range(0, len(progress.parsed.recipients.uids), SLICE)
+        ]
+        for progress in started
+    ]
+    batches: list[Slice] = []
+    size = SLICE
+    for turn in zip_longest(*cut):
+        for piece in turn:
+            if piece is None:
+                continue
+            if size + len(piece[1]) > SLICE:
+                batches.append([])
+                size = 0
+            batches[-1].append(piece)
+            size += len(piece[1])
+    return batches

@@ -1,0 +1,202 @@
+"""The dispatcher: starts its parts, renews its leases, says how it is, and stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from app.clock import now_ms
+from app.dispatch.ask import Ask
+from app.dispatch.incoming import Incoming
+from app.dispatch.lane import Lane
+from app.dispatch.settler import Settler
+from app.dispatch.shared import LEASE, Shared
+from app.dispatch.steps import Rules
+from app.dispatch.waiting import Waiting
+from app.intake import LANES
+from app.model import Outcome
+from app.settle import Limits
+from app.store import deliveries, health, inbox
+from app.store import presence as presence_store
+from app.store.dialect import Database
+from app.store.rows import Health
+from providers.kit.base import Provider
+
+log = structlog.get_logger()
+
+RENEW_EVERY = 10.0
+BEAT_EVERY = 2.0
+TIDY_EVERY = 60.0
+TIDY_ROWS = 2_000
+GRACE = 8.0
+"""Seconds for what is under way when the dispatcher is told to stop."""
+PARTS = (*LANES, "due", "held")
+
+
+class Dispatcher:
+    """One dispatcher process. `owner` is its name in leases; nobody else may run under it at the same time."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        providers: Mapping[str, Provider],
+        rules: Rules,
+        limits: Limits,
+        retention: int,
+        owner: str,
+        poke: socket.socket,
+        ask: Ask | None,
+    ) -> None:
+        self._shared = Shared(database, providers, rules, limits, owner, PARTS)
+        self._settler = Settler(self._shared)
+        self._shared.lanes = {
+            name: Lane(provider, limits, self._settler.settled, self._shared.room.set)
+            for name, provider in providers.items()
+        }
+        self._waiting = Waiting(self._shared, self._settler, ask)
+        self._retention = retention
+        self._poke = poke
+        self._started = now_ms()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until `stop`; raises what a part of it failed with, since nothing here may go on half alive."""
+        events, rows = await self._shared.write(self._rescue)
+        log.info(
+            "dispatcher started", action="start", owner=self._shared.owner, rescued_events=events, rescued_pushes=rows
+        )
+        asyncio.get_running_loop().add_reader(self._poke, self._poked)
+        settler = asyncio.create_task(self._settler.run())
+        parts: list[Coroutine[Any, Any, None]] = [
+            *(Incoming(self._shared, self._settler, lane).run() for lane in LANES),
+            self._waiting.run_due(),
+            self._waiting.run_held(),
+            self._every(RENEW_EVERY, self._renew),
+            self._every(BEAT_EVERY, self._beat),
+            self._every(TIDY_EVERY, self._tidy),
+        ]
+        tasks: list[asyncio.Task[Any]] = [settler, *(asyncio.create_task(part) for part in parts)]
+        stopping: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+            await self._wind_up(tasks[1:], settler)
+        finally:
+            for task in (*tasks, stopping):
+                task.cancel()
+            asyncio.get_running_loop().remove_reader(self._poke)
+            self._shared.close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def _wind_up(self, parts: Sequence[asyncio.Task[None]], settler: asyncio.Task[None]) -> None:
+        """Stop claiming, let what is under way end, write it down, give the rest back."""
+        for task in parts:
+            task.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        await asyncio.gather(*(lane.stop(GRACE) for lane in self._shared.lanes.values()))
+        settler.cancel()
+        await asyncio.gather(settler, return_exceptions=True)
+        await self._settler.flush()
+
+        def give_back() -> None:
+            self._rescue()
+            with self._shared.db.write() as connection:
+                health.gone(connection, self._shared.owner)
+
+        await self._shared.write(give_back)
+        log.info("dispatcher stopped", action="stop", owner=self._shared.owner)
+
+    def _rescue(self) -> tuple[int, int]:
+        with self._shared.db.write() as connection:
+            return inbox.rescue(connection, self._shared.owner), deliveries.rescue(
+                connection, self._shared.owner, now_ms()
+            )
+
+    def _poked(self) -> None:
+        while True:
+            try:
+                self._poke.recv(16)
+            except BlockingIOError:
+                break
+        for name in (*LANES, "due"):
+            self._shared.wake[name].set()
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await work()
+            await asyncio.sleep(seconds)
+
+    async def _renew(self) -> None:
+        def write() -> None:
+            until = now_ms() + LEASE
+            with self._shared.db.write() as connection:
+                inbox.renew(connection, self._shared.owner, until)
+                deliveries.renew(connection, self._shared.owner, until)
+
+        await self._shared.write(write)
+
+    async def _beat(self) -> None:
+        text = msgspec.json.encode(self.health()).decode()
+
+        def write() -> None:
+            with self._shared.db.write() as connection:
+                health.beat(connection, Health(self._shared.owner, now_ms(), text))
+
+        await self._shared.write(write)
+
+    def health(self) -> dict[str, Any]:
+        """How the providers are, and what became of pushes since the start; for `GET /admin/v1/stats`."""
+        now = now_ms()
+        providers = {}
+        for name, lane in self._shared.lanes.items():
+            outcomes = {outcome: n for (provider, outcome), n in self._settler.tally.items() if provider == name}
+            sent = outcomes.get(Outcome.SENT, 0)
+            final = sum(n for outcome, n in outcomes.items() if outcome in _FAILED)
+            paused = lane.pause
+            providers[name] = {
+                "state": "ok" if paused is None else "paused" if now < paused.until else "probing",
+                "reason": "" if paused is None else paused.reason,
+                "sent": sent,
+                "failed": final,
+                "retried": outcomes.get(Outcome.RETRYING, 0),
+                "inflight": lane.inflight,
+                "queued": lane.queued,
+                "mean_answer_ms": round(1000 * lane.counts.seconds / lane.counts.answers, 1)
+                if lane.counts.answers
+                else None,
+            }
+        users = {outcome: n for (provider, outcome), n in self._settler.tally.items() if provider == ""}
+        return {
+            "started_at": self._started,
+            "providers": providers,
+            "suppressed": users.get(Outcome.SUPPRESSED, 0),
+            "skipped": users.get(Outcome.SKIPPED, 0),
+        }
+
+    async def _tidy(self) -> None:
+        """Forget what nobody may look up any more, and end what waits for a provider that is gone."""
+
+        def write() -> int:
+            before = now_ms() - self._retention
+            with self._shared.db.write() as connection:
+                deliveries.end_orphans(connection, ["", *self._shared.providers], now_ms())
+                presence_store.forget_offline(connection, now_ms() - max(self._shared.rules.policy.ttl, 3_600_000))
+                removed = deliveries.forget(connection, before, TIDY_ROWS)
+                inbox.sweep_all(connection)
+            return removed
+
+        while await self._shared.write(write) == TIDY_ROWS:
+            pass
+
+
+_FAILED = frozenset({Outcome.INVALID_TOKEN, Outcome.REJECTED, Outcome.DEAD})

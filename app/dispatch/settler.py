@@ -1,0 +1,127 @@
+"""Turns what became of pushes into rows, and writes them in batches: whatever has gathered, one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from app import metrics
+from app.clock import now_ms
+from app.dispatch import steps
+from app.dispatch.shared import Shared
+from app.dispatch.work import Batch, Job, Progress
+from app.model import Outcome
+from app.settle import Dead, Done, DropToken, Pause, RetryAt, Settled
+from app.store.rows import Delivery, Drop
+
+log = structlog.get_logger()
+
+EVENT_TRIES = 5
+"""Times that planning one event may fail before it is set aside."""
+
+
+class Settler:
+    """Collects outcomes and settles them. `tally`: outcomes since the start by (provider, outcome)."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.tally: dict[tuple[str, str], int] = {}
+        self._shared = shared
+        self._batch = Batch()
+        self._some = asyncio.Event()
+        self._active: dict[int, list[Progress]] = {}
+        self._reported: dict[tuple[str, str], float] = {}
+
+    async def run(self) -> None:
+        while True:
+            await self._some.wait()
+            await self.flush()
+
+    def begin(self, progress: Progress) -> bool:
+        """Note that an event is worked on; False where another one for the same recipients is under way."""
+        message_id = progress.parsed.message.message_id
+        others = self._active.get(message_id, ())
+        uids = progress.parsed.recipients.uids
+        if others and any(set(uids).intersection(other.parsed.recipients.uids) for other in others):
+            return False
+        self._active.setdefault(message_id, []).append(progress)
+        return True
+
+    def settled(self, job: Job, decision: Settled) -> None:
+        """One push has an outcome, or is to be tried again."""
+        now = now_ms()
+        event_id = job.parsed.event_id
+        match decision:
+            case Done(outcome, reason, provider_id):
+                row = job.row(outcome, now, reason, provider_id=provider_id)
+            case RetryAt(at, reason):
+                row = job.row(Outcome.RETRYING, now, reason, due_at=at, event_id=event_id)
+            case Pause(until, reason):
+                outcome = Outcome.RETRYING if job.attempts else Outcome.QUEUED
+                row = job.row(outcome, now, reason, due_at=until, event_id=event_id)
+            case Dead(reason):
+                row = job.row(Outcome.DEAD, now, reason, event_id=event_id)
+            case DropToken(reason, before):
+                row = job.row(Outcome.INVALID_TOKEN, now, reason)
+                self._batch.drops.append(Drop(job.device.uid, job.device.device_id, job.device.token, before))
+        self.add(row, event_id)
+        if job.progress is not None:
+            job.progress.pending -= 1
+            self.finish(job.progress)
+
+    def add(self, row: Delivery, event_id: int) -> None:
+        """One row to write; `event_id`: the event whose content it may no longer need."""
+        self._batch.add(row, event_id)
+        key = (row.provider, row.outcome.value)
+        self.tally[key] = self.tally.get(key, 0) + 1
+        self._some.set()
+
+    def finish(self, progress: Progress) -> None:
+        """Settle the event itself when all of it is planned and nothing of it is under way."""
+        if not progress.planned or progress.pending or progress.finished:
+            return
+        progress.finished = True
+        message_id = progress.parsed.message.message_id
+        active = self._active.get(message_id, [])
+        active.remove(progress)
+        if not active:
+            self._active.pop(message_id, None)
+        if progress.failed:
+            attempts = progress.attempts + 1
+            self._batch.given_back.append((progress.parsed.event_id, attempts, attempts >= EVENT_TRIES))
+        else:
+            self._batch.finished.append(progress.parsed.event_id)
+        self._some.set()
+
+    async def flush(self) -> None:
+        """Write what has gathered."""
+        shared = self._shared
+        self._some.clear()
+        batch, self._batch = self._batch, Batch()
+        if not batch:
+            return
+        lost = await shared.write(lambda: steps.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+        if lost:
+            log.warning("somebody else holds what was settled here", action="settle", owner=shared.owner, rows=lost)
+        self._report()
+        if any(row.due_at is not None for row in (*batch.new, *batch.changed)):
+            shared.wake["due"].set()
+            shared.wake["held"].set()
+
+    def _report(self) -> None:
+        """Hand what was counted since the last time to the metrics: once a batch, not once a push."""
+        current: dict[tuple[str, str], float] = dict(self.tally)
+        for (provider, outcome), count in self.tally.items():
+            grown = count - self._reported.get((provider, outcome), 0)
+            if grown:
+                metrics.OUTCOMES.labels(provider, outcome).inc(grown)
+        for name, lane in self._shared.lanes.items():
+            for what, counter, value in (
+                ("#answers", metrics.ANSWERS, lane.counts.answers),
+                ("#seconds", metrics.ANSWER_SECONDS, lane.counts.seconds),
+            ):
+                grown_by = value - self._reported.get((name, what), 0)
+                if grown_by:
+                    counter.labels(name).inc(grown_by)
+                current[(name, what)] = value
+        self._reported = current

@@ -1,0 +1,82 @@
+"""What the parts of one dispatcher share: the database and its threads, the lanes, who wakes whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from app.dispatch.lane import Lane
+from app.dispatch.steps import Renderer, Rules
+from app.dispatch.work import Job
+from app.settle import Limits
+from app.store.dialect import Database
+from providers.kit.base import Provider
+
+T = TypeVar("T")
+
+LEASE = 30_000
+"""Milliseconds that a claim lasts unless it is renewed."""
+POLL = 1.0
+"""Seconds after which a part looks by itself when nobody woke it."""
+
+
+class Shared:
+    """Made once a dispatcher, before its parts. `lanes` are put in when the settler exists."""
+
+    def __init__(
+        self,
+        db: Database,
+        providers: Mapping[str, Provider],
+        rules: Rules,
+        limits: Limits,
+        owner: str,
+        parts: Sequence[str],
+    ) -> None:
+        self.db = db
+        self.providers = providers
+        self.rules = rules
+        self.limits = limits
+        self.owner = owner
+        self.lanes: dict[str, Lane] = {}
+        self.room = asyncio.Event()
+        self.wake = {name: asyncio.Event() for name in parts}
+        self._reads = ThreadPoolExecutor(1, "reads")
+        self._writes = ThreadPoolExecutor(1, "writes")
+
+    async def read(self, function: Callable[[], T]) -> T:
+        """Run a function that reads the database, beside a write that is under way."""
+        return await asyncio.get_running_loop().run_in_executor(self._reads, function)
+
+    async def write(self, function: Callable[[], T]) -> T:
+        """Run a function that writes the database, after those before it."""
+        return await asyncio.get_running_loop().run_in_executor(self._writes, function)
+
+    def close(self) -> None:
+        self._reads.shutdown()
+        self._writes.shutdown()
+
+    async def wait(self, part: str, seconds: float) -> None:
+        """Return when this part is woken, or after `seconds`."""
+        event = self.wake[part]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        event.clear()
+
+    def renderer(self) -> Renderer:
+        return Renderer(self.rules, self.providers)
+
+    def submit(self, jobs: Sequence[Job], now: int) -> None:
+        """Hand pushes to their lanes; those that a lane has no room for wait in the database."""
+        by_lane: dict[str, list[Job]] = {}
+        for job in jobs:
+            by_lane.setdefault(job.device.provider, []).append(job)
+        for name, some in by_lane.items():
+            lane = self.lanes[name]
+            room = max(0, lane.room(now))
+            lane.submit(some[:room], now)
+            for job in some[room:]:
+                lane.overflow(job, now)

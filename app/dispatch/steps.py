@@ -1,0 +1,340 @@
+"""The steps of the dispatcher for one batch: take, look up, plan, render, settle. What waits is in `loop`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from app import events, plan, presence, render
+from app.dispatch.work import Batch, Job, Known, Parsed, Progress
+from app.intake import STATUS_LANE
+from app.model import Connections, Decision, Device, Hold, Outcome, Push, Settings, Skip
+from app.store import deliveries, devices, inbox, people
+from app.store import presence as presence_store
+from app.store.dialect import Database, Transaction
+from app.store.rows import Delivery, Event
+from providers.kit.base import Notice, Provider
+
+log = structlog.get_logger()
+
+STATUS_CALLS = 200
+"""Calls of `user.onlinestatus` that are applied in one transaction."""
+
+
+class Rules(Struct, frozen=True):
+    """How this bridge is set to decide and to speak."""
+
+    policy: plan.Policy
+    style: render.Style
+
+
+class Take(Struct, frozen=True):
+    """What one claim brought. `more`: statuses are left, so nothing was claimed that must be planned after them."""
+
+    claimed: list[Event]
+    more: bool = False
+    went_offline: int = 0
+    bad: int = 0
+
+
+def take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: int, now: int, rules: Rules) -> Take:
+    """Apply the statuses that came, then claim messages: a message is planned on what was said before it."""
+    with db.write() as connection:
+        waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
+        released, bad = _apply(connection, waiting, rules.policy, now)
+        if len(waiting) == STATUS_CALLS:
+            return Take([], True, released, bad)
+        claimed = inbox.claim(connection, lane, limit, weight, owner, now, lease)
+    return Take(claimed, False, released, bad)
+
+
+def _apply(connection: Transaction, calls: Sequence[Event], policy: plan.Policy, now: int) -> tuple[int, int]:
+    """Apply statuses in their order, free what is held for users who left: how many rows, how many bad elements."""
+    if not calls:
+        return 0, 0
+    parsed = []
+    bad = 0
+    for call in calls:
+        statuses, passed_over = events.statuses(call.body)
+        parsed += [(call.received_at, status) for status in statuses]
+        bad += passed_over
+    uids = list({status.uid for _, status in parsed})
+    before = presence_store.of_users(connection, uids)
+    after: dict[str, Connections] = {uid: before.get(uid, {}) for uid in uids}
+    for received_at, status in parsed:
+        after[status.uid] = presence.apply(after[status.uid], status, received_at)
+    presence_store.put(connection, {uid: known for uid, known in after.items() if known != before.get(uid)})
+    left = [uid for uid, known in after.items() if presence.looks(known, policy.suppress, policy.ttl, now) is _OFFLINE]
+    released = deliveries.release_held(connection, left, now)
+    inbox.remove(connection, [call.id for call in calls])
+    return released, bad
+
+
+_OFFLINE = presence.Looks.OFFLINE
+
+
+def look_up(db: Database, batch: Sequence[tuple[Parsed, Sequence[str]]], decided: bool) -> Known:
+    """What is known of these messages and recipients, in a few statements. `decided`: also what was settled before."""
+    uids = list(dict.fromkeys(uid for _, some in batch for uid in some))
+    messages = [parsed.message for parsed, _ in batch]
+    threads = {(message.channel_type, message.channel_id) for message in messages}
+    with db.read() as connection:
+        return Known(
+            devices=devices.of_users(connection, uids),
+            settings=people.settings(connection, list({*uids, *(message.from_uid for message in messages)})),
+            presence=presence_store.of_users(connection, uids),
+            channels=people.channel_names(connection, list(threads)),
+            decided=deliveries.known(connection, [m.message_id for m in messages], uids) if decided else set(),
+        )
+
+
+class Renderer:
+    """Renders each message once for each provider, locale and wish, however many devices share them."""
+
+    def __init__(self, rules: Rules, providers: Mapping[str, Provider]) -> None:
+        self._style = rules.style
+        self._providers = providers
+        self._made: dict[tuple[Any, ...], tuple[Notice, Any]] = {}
+
+    def prepared(self, parsed: Parsed, device: Device, known: Known) -> tuple[Notice, Any]:
+        settings = known.settings.get(device.uid, _NOBODY)
+        locale = device.locale or settings.locale
+        key = (parsed.event_id, device.provider, locale, settings.show_content)
+        made = self._made.get(key)
+        if made is None:
+            notice = self._notice(parsed, known, locale, settings.show_content)
+            made = self._made[key] = (notice, self._providers[device.provider].prepare(notice))
+        return made
+
+    def _notice(self, parsed: Parsed, known: Known, locale: str, show_content: bool | None) -> Notice:
+        notice = render.notice(
+            parsed.message,
+            parsed.content,
+            known.names(parsed.message),
+            locale=locale,
+            show_content=show_content,
+            style=self._style,
+        )
+        if parsed.words is None:
+            return notice
+        return render.reworded(notice, *parsed.words)
+
+
+_NOBODY = Settings()
+
+
+def plan_new(
+    batch: Sequence[tuple[Progress, Sequence[str]]],
+    known: Known,
+    rules: Rules,
+    renderer: Renderer,
+    providers: Mapping[str, Provider],
+    bulk: bool,
+    now: int,
+) -> tuple[list[Job], list[Delivery], int]:
+    """Decide for recipients of a webhook: the pushes, the outcomes of the rest, and how many were repeats."""
+    jobs: list[Job] = []
+    rows: list[Delivery] = []
+    repeats = 0
+    for progress, uids in batch:
+        parsed = progress.parsed
+        for_all = (
+            plan.message_skip(parsed.message, parsed.content.type, rules.policy, now) if not parsed.words else None
+        )
+        for uid in uids:
+            message_id = parsed.message.message_id
+            if (message_id, uid, "") in known.decided:
+                repeats += 1
+                continue
+            for decision in [for_all] if for_all else _decide(parsed, uid, known, rules, now):
+                if isinstance(decision, Push):
+                    if (message_id, uid, decision.device.device_id) in known.decided:
+                        repeats += 1
+                    elif decision.device.provider not in providers:
+                        rows.append(_device_row(parsed, decision.device, now))
+                    else:
+                        notice, prepared = renderer.prepared(parsed, decision.device, known)
+                        jobs.append(
+                            Job(parsed, decision.device, notice, prepared, progress, 0, 0, parsed.received_at, bulk)
+                        )
+                else:
+                    rows.append(_user_row(parsed, uid, decision, now))
+    return jobs, rows, repeats
+
+
+def _decide(parsed: Parsed, uid: str, known: Known, rules: Rules, now: int) -> list[Decision]:
+    owned = known.devices.get(uid, [])
+    if parsed.words is not None:
+        return [Push(device) for device in owned] or [Skip(Outcome.SKIPPED, "no_device")]
+    return plan.recipient(
+        parsed.message,
+        uid,
+        owned,
+        known.presence.get(uid, {}),
+        policy=rules.policy,
+        received_at=parsed.received_at,
+        now=now,
+    )
+
+
+def _user_row(parsed: Parsed, uid: str, decision: Hold | Skip, now: int, row_id: int = 0) -> Delivery:
+    held = isinstance(decision, Hold)
+    return Delivery(
+        id=row_id,
+        message_id=parsed.message.message_id,
+        uid=uid,
+        device_id="",
+        provider="",
+        outcome=Outcome.HELD if isinstance(decision, Hold) else decision.outcome,
+        reason="online" if isinstance(decision, Hold) else decision.reason,
+        source=parsed.source,
+        first_at=parsed.received_at,
+        at=now,
+        latency_ms=0 if held else max(0, now - parsed.received_at),
+        due_at=decision.until if isinstance(decision, Hold) else None,
+        event_id=parsed.event_id if held else None,
+    )
+
+
+def _device_row(parsed: Parsed, device: Device, now: int) -> Delivery:
+    """A device of a provider that the configuration no longer has."""
+    return Delivery(
+        message_id=parsed.message.message_id,
+        uid=device.uid,
+        device_id=device.device_id,
+        provider=device.provider,
+        outcome=Outcome.REJECTED,
+        reason="provider_unknown",
+        source=parsed.source,
+        first_at=parsed.received_at,
+        at=now,
+    )
+
+
+def plan_held(
+    rows: Iterable[tuple[Delivery, Parsed]], known: Known, asked: frozenset[str], rules: Rules, now: int
+) -> tuple[list[tuple[Delivery, Parsed, list[Device]]], list[Delivery]]:
+    """Decide for held users whose time has come: whose devices get the push now, and the outcomes of the rest."""
+    free: list[tuple[Delivery, Parsed, list[Device]]] = []
+    settled: list[Delivery] = []
+    for row, parsed in rows:
+        if plan.is_expired(parsed.message, now):
+            settled.append(_user_row(parsed, row.uid, Skip(Outcome.SKIPPED, "expired"), now, row.id))
+            continue
+        decisions = plan.held(
+            known.devices.get(row.uid, []),
+            known.presence.get(row.uid, {}),
+            policy=rules.policy,
+            asked=row.uid in asked,
+            received_at=parsed.received_at,
+            now=now,
+        )
+        pushes = [decision.device for decision in decisions if isinstance(decision, Push)]
+        if pushes:
+            free.append((row, parsed, pushes))
+        else:
+            settled += [
+                _user_row(parsed, row.uid, decision, now, row.id)
+                for decision in decisions
+                if not isinstance(decision, Push)
+            ]
+    return free, settled
+
+
+def release(
+    db: Database, free: Sequence[tuple[Delivery, Parsed, list[Device]]], owner: str, lease: int, now: int
+) -> list[Delivery]:
+    """Give each device of a released user a row of its own, held by `owner` and about to be sent."""
+    rows: list[Delivery] = []
+    with db.write() as connection:
+        for held, parsed, owned in free:
+            pushes = [
+                Delivery(
+                    message_id=held.message_id,
+                    uid=held.uid,
+                    device_id=device.device_id,
+                    provider=device.provider,
+                    outcome=Outcome.QUEUED,
+                    source=held.source,
+                    first_at=held.first_at,
+                    at=now,
+                    due_at=now + lease,
+                    event_id=parsed.event_id,
+                )
+                for device in owned
+            ]
+            rows += deliveries.release_to_devices(connection, held, pushes, owner) or []
+    return rows
+
+
+def plan_due(
+    rows: Iterable[tuple[Delivery, Parsed]], known: Known, renderer: Renderer, max_age: int, now: int
+) -> tuple[list[Job], list[Delivery]]:
+    """Take pushes up again that waited: those to send, and the outcomes of those that are past sending."""
+    jobs: list[Job] = []
+    settled: list[Delivery] = []
+    for row, parsed in rows:
+        device = next((d for d in known.devices.get(row.uid, []) if d.device_id == row.device_id), None)
+        end: tuple[Outcome, str] | None = None
+        if device is None or device.provider != row.provider:
+            end = (Outcome.SKIPPED, "no_device")
+        elif plan.is_expired(parsed.message, now):
+            end = (Outcome.SKIPPED, "expired")
+        elif now > row.first_at + max_age:
+            end = (Outcome.DEAD, row.reason or "too old")
+        if end is not None or device is None:
+            outcome, reason = end or (Outcome.SKIPPED, "no_device")
+            kept = parsed.event_id if outcome is Outcome.DEAD else None
+            settled.append(ended(row, outcome, reason, now, kept))
+            continue
+        notice, prepared = renderer.prepared(parsed, device, known)
+        jobs.append(Job(parsed, device, notice, prepared, None, row.id, row.attempts, row.first_at))
+    return jobs, settled
+
+
+def ended(row: Delivery, outcome: Outcome, reason: str, now: int, event_id: int | None = None) -> Delivery:
+    """A stored row with its last word. `event_id`: kept for dead letters only."""
+    return Delivery(
+        id=row.id,
+        message_id=row.message_id,
+        uid=row.uid,
+        device_id=row.device_id,
+        provider=row.provider,
+        outcome=outcome,
+        reason=reason,
+        source=row.source,
+        attempts=row.attempts,
+        first_at=row.first_at,
+        at=now,
+        latency_ms=max(0, now - row.first_at),
+        event_id=event_id,
+    )
+
+
+def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
+    """Write a batch in one transaction; how many of its changed rows somebody else held by then."""
+    with db.write() as connection:
+        new = _recheck_held(connection, batch.new, rules.policy, now())
+        deliveries.insert_new(connection, new)
+        lost = len(batch.changed) - deliveries.update_held_by(connection, batch.changed, owner)
+        devices.drop(connection, batch.drops)
+        if batch.finished:
+            lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
+        for event_id, attempts, failed in batch.given_back:
+            inbox.give_back(connection, event_id, owner, now() + 1000 * attempts, attempts, failed)
+        inbox.sweep(connection, batch.loose)
+    return lost
+
+
+def _recheck_held(connection: Transaction, rows: list[Delivery], policy: plan.Policy, now: int) -> list[Delivery]:
+    """Whoever went offline between the plan and this transaction is due at once; later ones find the row."""
+    held = {row.uid for row in rows if row.outcome is Outcome.HELD}
+    if not held:
+        return rows
+    known = presence_store.of_users(connection, list(held))
+    left = {uid for uid in held if presence.looks(known.get(uid, {}), policy.suppress, policy.ttl, now) is _OFFLINE}
+    return [replace(row, due_at=now) if row.uid in left and row.outcome is Outcome.HELD else row for row in rows]

@@ -1,0 +1,147 @@
+"""What passes between the steps of the dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from app import events
+from app.intake import TEST, TestPush
+from app.model import Connections, Content, Device, Message, Names, Outcome, Recipients, Settings
+from app.store.rows import Delivery, Drop, Event
+from providers.kit.base import Notice
+
+
+class Parsed(Struct, frozen=True, kw_only=True):
+    """One event as it is worked on. `words`: title and body of a test push, which nobody wrote."""
+
+    event_id: int
+    received_at: int
+    source: str
+    message: Message
+    content: Content
+    recipients: Recipients
+    words: tuple[str, str] | None = None
+
+
+def parse(event: Event) -> Parsed:
+    """Raises events.BadEvent where the body is not what the event calls for."""
+    if event.kind == TEST:
+        push = msgspec.json.decode(event.body, type=TestPush)
+        return Parsed(
+            event_id=event.id,
+            received_at=event.received_at,
+            source=TEST,
+            message=Message(message_id=push.message_id, timestamp=event.received_at // 1000),
+            content=Content(),
+            recipients=Recipients((push.uid,)),
+            words=(push.title, push.body),
+        )
+    message, recipients = events.offline(event.body)
+    return Parsed(
+        event_id=event.id,
+        received_at=event.received_at,
+        source=events.OFFLINE,
+        message=message,
+        content=events.content(message.payload),
+        recipients=recipients,
+    )
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the dispatcher is with one claimed event.
+
+    attempts: how often planning it failed before. pending: pushes that have no outcome yet. planned: all recipients
+    were looked at. failed: some could not be planned. finished: nothing more happens to it here.
+    """
+
+    parsed: Parsed
+    attempts: int = 0
+    pending: int = 0
+    planned: bool = False
+    failed: bool = False
+    finished: bool = False
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What the database knows of a batch: read once for all of it."""
+
+    devices: Mapping[str, list[Device]]
+    settings: Mapping[str, Settings]
+    presence: Mapping[str, Connections]
+    channels: Mapping[tuple[int, str], str]
+    decided: set[tuple[int, str, str]] = set()
+
+    def names(self, message: Message) -> Names:
+        sender = self.settings.get(message.from_uid)
+        return Names(
+            sender=sender.name if sender else "",
+            channel=self.channels.get((message.channel_type, message.channel_id), ""),
+        )
+
+
+@dataclass(slots=True)
+class Job:
+    """One push on its way. `row_id`: its row, 0 where none is written yet. `progress`: None for one taken up again."""
+
+    parsed: Parsed
+    device: Device
+    notice: Notice
+    prepared: Any
+    progress: Progress | None
+    row_id: int = 0
+    attempts: int = 0
+    first_at: int = 0
+    bulk: bool = False
+
+    def row(self, outcome: Outcome, now: int, reason: str = "", **more: Any) -> Delivery:
+        """The trace of this push."""
+        return Delivery(
+            id=self.row_id,
+            message_id=self.parsed.message.message_id,
+            uid=self.device.uid,
+            device_id=self.device.device_id,
+            provider=self.device.provider,
+            outcome=outcome,
+            reason=reason,
+            source=self.parsed.source,
+            attempts=self.attempts,
+            first_at=self.first_at,
+            at=now,
+            latency_ms=max(0, now - self.first_at),
+            **more,
+        )
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is to be settled together, in one transaction.
+
+    new: rows that have none yet. changed: rows that this dispatcher holds. finished: events that are planned whole
+    and have no push under way. given_back: event, attempts and whether it is set aside, for those that failed.
+    loose: events whose last reference may have gone.
+    """
+
+    new: list[Delivery] = field(default_factory=list)
+    changed: list[Delivery] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+    given_back: list[tuple[int, int, bool]] = field(default_factory=list)
+    loose: list[int] = field(default_factory=list)
+
+    def add(self, row: Delivery, event_id: int) -> None:
+        """A row that has an outcome: the last word, or with `due_at` one that is taken up again."""
+        if row.id:
+            self.changed.append(row)
+            if row.event_id is None:
+                self.loose.append(event_id)
+        else:
+            self.new.append(row)
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.changed) + len(self.finished) + len(self.given_back)

@@ -1,0 +1,67 @@
+"""Accepts one event, whatever brought it: check the body, put it in the inbox, say that it is durable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from app import events
+from app.clock import now_ms
+from app.store.inbox import Arrival
+from app.store.writer import GroupCommit
+
+TEST = "test"
+STATUS_LANE, NORMAL_LANE, BULK_LANE = "status", "normal", "bulk"
+LANES = (NORMAL_LANE, BULK_LANE)
+"""The lanes that messages are planned from; statuses are applied before either."""
+
+BULK_FROM = 1_000
+"""Recipients from which a message must not stand before others."""
+
+PATIENCE = 4.0
+"""Seconds to wait for the disk: v3 hangs up after five."""
+
+
+class TestPush(msgspec.Struct, frozen=True):
+    """The body of a test event: a push that nobody wrote."""
+
+    message_id: int
+    uid: str
+    title: str
+    body: str
+
+
+class Intake:
+    """The way into the inbox. Thread-safe."""
+
+    def __init__(self, writer: GroupCommit, poke: Callable[[], None]) -> None:
+        self._writer = writer
+        self._poke = poke
+
+    def accept(self, kind: str, body: bytes) -> int:
+        """Return the number of elements once the event is durable.
+
+        Raises events.BadEvent where the body is not what the event calls for, store.writer.NotStored where it could
+        not be kept. `msg.notify` is checked and not kept: nothing is made of it yet.
+        """
+        weight = events.weight(kind, body)
+        if kind == events.NOTIFY:
+            return weight
+        if kind == events.STATUS:
+            # A user may really go online twice under the same connection id: the server counts anew when it restarts.
+            self._put(kind, body, STATUS_LANE, weight, once=False)
+        else:
+            self._put(kind, body, BULK_LANE if weight > BULK_FROM else NORMAL_LANE, weight, once=True)
+        return weight
+
+    def test(self, uid: str, title: str, body: str) -> int:
+        """Have a test push sent to each device of a user; the message id to look its outcomes up by."""
+        push = TestPush(time.time_ns(), uid, title, body)
+        self._put(TEST, msgspec.json.encode(push), NORMAL_LANE, 1, once=True)
+        return push.message_id
+
+    def _put(self, kind: str, body: bytes, lane: str, weight: int, once: bool) -> None:
+        self._writer.put(Arrival(kind, body, now_ms(), lane, weight, once), PATIENCE)
+        self._poke()

@@ -1,0 +1,173 @@
+"""The words of the domain as frozen values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+PERSON = 1
+"""The channel type of a conversation between two people; every other type is shown under the channel's name."""
+
+APP = 0
+"""The device flag of a phone app; 1 is the web, 2 a PC, 99 the system, others pass through."""
+
+
+class Outcome(StrEnum):
+    """What became of one message for one device: the trace's words."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    SENT = "sent"
+    SUPPRESSED = "suppressed"
+    SKIPPED = "skipped"
+    RETRYING = "retrying"
+    INVALID_TOKEN = "invalid_token"  # noqa: S105
+    REJECTED = "rejected"
+    DEAD = "dead"
+
+
+PENDING = frozenset({Outcome.QUEUED, Outcome.HELD, Outcome.RETRYING})
+"""Outcomes that are not the last word."""
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One message as WuKongIM posted it.
+
+    message_id: above 2^53, never through a float.
+    timestamp: UNIX seconds; on v2 the time of the webhook, not of the message.
+    expire: seconds from `timestamp`, 0 = none.
+    setting: bit 5 = encrypted end to end.
+    payload: the bytes that the sender's client chose, often but not always JSON.
+    """
+
+    message_id: int
+    message_seq: int = 0
+    client_msg_no: str = ""
+    from_uid: str = ""
+    channel_id: str = ""
+    channel_type: int = PERSON
+    timestamp: int = 0
+    expire: int = 0
+    setting: int = 0
+    sync_once: bool = False
+    payload: bytes = b""
+
+    @property
+    def expires_at(self) -> int | None:
+        """UNIX seconds after which nobody wants the message; None = never."""
+        return self.timestamp + self.expire if self.expire > 0 else None
+
+    @property
+    def encrypted(self) -> bool:
+        return bool(self.setting & 0x20)
+
+    @property
+    def thread(self) -> tuple[int, str]:
+        """(channel type, channel id) of the conversation as the recipient sees it."""
+        if self.channel_type == PERSON:
+            return PERSON, self.from_uid
+        return self.channel_type, self.channel_id
+
+
+class Recipients(Struct, frozen=True):
+    """Who a message is for, and how much of the list could not be read.
+
+    bad: elements that are no uid. lost: why the rest of a compressed list is missing; "" when all of it is here.
+    """
+
+    uids: tuple[str, ...]
+    bad: int = 0
+    lost: str = ""
+
+
+class Status(Struct, frozen=True):
+    """One element of `user.onlinestatus`. The counts are those after the event; None in the old three-field form."""
+
+    uid: str
+    device_flag: int
+    online: bool
+    connection: int | None = None
+    device_count: int | None = None
+    total_count: int | None = None
+
+
+class Connection(Struct, frozen=True):
+    """What is known of one user on one kind of device. Times are UNIX milliseconds.
+
+    since: when it last changed between online and offline.
+    seen: when it was last said.
+    opened, count: the connection that came last, and how many there were with it.
+    closed, closed_at: the connection that closed last, and when.
+    """
+
+    online: bool
+    since: int
+    seen: int
+    opened: int | None = None
+    count: int | None = None
+    closed: int | None = None
+    closed_at: int = 0
+
+
+Connections = dict[int, Connection]
+"""A user's connections by device flag."""
+
+
+class Device(Struct, frozen=True):
+    """One registered phone. `registered_at`: UNIX milliseconds of the last registration."""
+
+    uid: str
+    device_id: str
+    provider: str
+    token: str
+    registered_at: int
+    updated_at: int = 0
+    locale: str = ""
+    device_flag: int = APP
+    voip_token: str = ""
+    app_version: str = ""
+
+
+class Settings(Struct, frozen=True):
+    """What the admin API keeps of a user; None and "" mean that nothing was set."""
+
+    name: str = ""
+    locale: str = ""
+    show_content: bool | None = None
+
+
+class Names(Struct, frozen=True):
+    """The names a message is shown under; "" where unknown."""
+
+    sender: str = ""
+    channel: str = ""
+
+
+class Push(Struct, frozen=True):
+    """Send the message to this device."""
+
+    device: Device
+
+
+class Hold(Struct, frozen=True):
+    """The user looks online: decide again at `until` (UNIX milliseconds), or when an offline event comes."""
+
+    until: int
+
+
+class Skip(Struct, frozen=True):
+    """No push, and why, in the trace's words."""
+
+    outcome: Outcome
+    reason: str
+
+
+Decision = Push | Hold | Skip
+
+
+class Content(Struct, frozen=True):
+    """What a payload says. type: 0 where it names none. text: what can be shown as it stands, "" if nothing."""
+
+    type: int = 0
+    text: str = ""

@@ -1,0 +1,79 @@
+"""For each recipient of a message: send to which devices, hold until when, or skip and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from app.model import Connections, Decision, Device, Hold, Message, Outcome, Push, Skip
+from app.presence import Looks, looks
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The settings that decide. Times in milliseconds.
+
+    ask_after: how long after the webhook WuKongIM is asked about a user who looks online; None = it is not asked.
+    skip_types: payload types that never ring.
+    """
+
+    suppress: str = "any"
+    hold: int = 3_000
+    ttl: int = 3_600_000
+    ask_after: int | None = None
+    skip_types: frozenset[int] = frozenset()
+
+
+def message_skip(message: Message, payload_type: int, policy: Policy, now: int) -> Skip | None:
+    """Why nobody at all gets this message; None where recipients are to be looked at one by one."""
+    if message.sync_once:
+        return Skip(Outcome.SKIPPED, "sync_once")
+    if payload_type in policy.skip_types:
+        return Skip(Outcome.SKIPPED, "type")
+    if is_expired(message, now):
+        return Skip(Outcome.SKIPPED, "expired")
+    return None
+
+
+def is_expired(message: Message, now: int) -> bool:
+    expires_at = message.expires_at
+    return expires_at is not None and now >= expires_at * 1000
+
+
+def recipient(
+    message: Message,
+    uid: str,
+    devices: Sequence[Device],
+    connections: Connections,
+    *,
+    policy: Policy,
+    received_at: int,
+    now: int,
+) -> list[Decision]:
+    """What happens to one recipient: one decision for the user, or one push for each device."""
+    if uid == message.from_uid:
+        return [Skip(Outcome.SKIPPED, "sender")]
+    if not devices:
+        return [Skip(Outcome.SKIPPED, "no_device")]
+    look = looks(connections, policy.suppress, policy.ttl, now)
+    if look is Looks.OFFLINE or (look is Looks.DOUBTFUL and policy.ask_after is None):
+        return [Push(device) for device in devices]
+    wait = policy.hold if policy.ask_after is None else min(policy.ask_after, policy.hold)
+    return [Hold(received_at + wait)]
+
+
+def held(
+    devices: Sequence[Device], connections: Connections, *, policy: Policy, asked: bool, received_at: int, now: int
+) -> list[Decision]:
+    """What happens to a held recipient whose time has come.
+
+    asked: the server has answered, and `connections` says what it said.
+    """
+    if not devices:
+        return [Skip(Outcome.SKIPPED, "no_device")]
+    look = looks(connections, policy.suppress, policy.ttl, now)
+    if look is Looks.OFFLINE or (look is Looks.DOUBTFUL and not asked):
+        return [Push(device) for device in devices]
+    if asked or now >= received_at + policy.hold:
+        return [Skip(Outcome.SUPPRESSED, "online")]
+    return [Hold(received_at + policy.hold)]

@@ -1,0 +1,103 @@
+"""From what `user.onlinestatus` said, and now: is a user online? Times are UNIX milliseconds."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from app.model import APP, Connection, Connections, Status
+
+STALE_WITHIN = 15_000
+"""How long a repeat of an older event can arrive after a newer one: v3 tries three times with five seconds each.
+
+Beyond that a connection id says nothing: the server counts from 1 again when it restarts.
+"""
+
+
+class Looks(Enum):
+    """ONLINE is believed, DOUBTFUL is said but too old to be believed without asking the server."""
+
+    OFFLINE = "offline"
+    ONLINE = "online"
+    DOUBTFUL = "doubtful"
+
+
+def apply(known: Connections, status: Status, now: int) -> Connections:
+    """The connections after one status. Applying it again changes nothing; a late older one is passed over."""
+    before = known.get(status.device_flag)
+    if _is_stale(before, status, now):
+        return known
+    after = dict(known)
+    online = status.online if status.device_count is None else status.device_count > 0
+    after[status.device_flag] = _step(before, status, online, now)
+    if status.total_count is not None and status.device_count is not None:
+        # The counts speak of all kinds of device, so they also end a kind whose own "offline" was never posted.
+        others_online = status.total_count > status.device_count
+        if not others_online:
+            for flag in after.keys() - {status.device_flag}:
+                after[flag] = _offline(after[flag], now)
+    return after
+
+
+def _is_stale(before: Connection | None, status: Status, now: int) -> bool:
+    if before is None or status.connection is None:
+        return False
+    if status.online:
+        return before.closed == status.connection and now - before.closed_at < STALE_WITHIN
+    # With a single connection open after the last "online", an older one that closes had closed before it.
+    return (
+        before.online
+        and before.count == 1
+        and before.opened is not None
+        and status.connection < before.opened
+        and now - before.seen < STALE_WITHIN
+    )
+
+
+def _step(before: Connection | None, status: Status, online: bool, now: int) -> Connection:
+    same = before is not None and before.online == online
+    since = before.since if before is not None and same else now
+    opened, count = (before.opened, before.count) if before is not None else (None, None)
+    closed, closed_at = (before.closed, before.closed_at) if before is not None else (None, 0)
+    if status.online:
+        opened, count = status.connection, status.device_count
+    else:
+        count = status.device_count
+        if closed != status.connection:
+            closed, closed_at = status.connection, now
+    return Connection(
+        online=online, since=since, seen=now, opened=opened, count=count, closed=closed, closed_at=closed_at
+    )
+
+
+def _offline(connection: Connection, now: int) -> Connection:
+    if not connection.online:
+        return connection
+    return Connection(
+        online=False, since=now, seen=now, count=0, closed=connection.closed, closed_at=connection.closed_at
+    )
+
+
+def correct(known: Connections, online_flags: frozenset[int], now: int) -> Connections:
+    """The connections after the server itself was asked and named the kinds of device that are online."""
+    after: Connections = {}
+    for flag in known.keys() | online_flags:
+        before = known.get(flag)
+        online = flag in online_flags
+        if before is not None and not online:
+            after[flag] = _offline(before, now)
+        else:
+            since = before.since if before is not None and before.online == online else now
+            after[flag] = Connection(online=online, since=since, seen=now)
+    return after
+
+
+def looks(known: Connections, suppress: str, ttl: int, now: int) -> Looks:
+    """How the user looks to `presence.suppress` (`any`, `app` or `none`); `ttl` in milliseconds."""
+    if suppress == "none":
+        return Looks.OFFLINE
+    relevant = [c for flag, c in known.items() if c.online and (suppress == "any" or flag == APP)]
+    if not relevant:
+        return Looks.OFFLINE
+    if any(now - c.seen <= ttl for c in relevant):
+        return Looks.ONLINE
+    return Looks.DOUBTFUL

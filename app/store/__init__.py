@@ -1,0 +1,1 @@
+"""All SQL. Nothing outside this package knows which database it is."""

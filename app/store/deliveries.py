@@ -1,0 +1,262 @@
+"""Deliveries: the identity of a push, the retry queue, and the trace, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
+
+from app.model import Outcome
+from app.store import dialect, inbox, keys
+from app.store.rows import Delivery
+from app.store.schema import deliveries
+
+_COLUMNS = (
+    "message_id",
+    "uid",
+    "device_id",
+    "provider",
+    "outcome",
+    "reason",
+    "provider_id",
+    "source",
+    "attempts",
+    "first_at",
+    "at",
+    "latency_ms",
+    "due_at",
+    "event_id",
+)
+_SELECT = select(*(deliveries.c[name] for name in _COLUMNS), deliveries.c.id)
+
+
+def known(connection: Connection, message_ids: Sequence[int], uids: Sequence[str]) -> set[tuple[int, str, str]]:
+    """Which (message id, uid, device id) of these messages and users have an outcome already."""
+    by_key = {keys.key(uid): uid for uid in uids}
+    found = set()
+    columns = (deliveries.c.message_id, deliveries.c.uid, deliveries.c.device_id)
+    for some in dialect.chunks(list(by_key)):
+        query = select(*columns).where(deliveries.c.message_id.in_(message_ids), deliveries.c.uid.in_(some))
+        for message_id, uid, device_id in connection.execute(query):
+            found.add((message_id, by_key[uid], device_id))
+    return found
+
+
+def insert_new(connection: Connection, rows: Sequence[Delivery], owner: str | None = None) -> int:
+    """Keep outcomes that have no row yet; how many that were. A row that is there already is left alone."""
+    if not rows:
+        return 0
+    keys.remember(connection, (row.uid for row in rows))
+    values = [_values(row, owner) for row in rows]
+    return connection.execute(dialect.insert_new(connection, deliveries), values).rowcount
+
+
+def _values(row: Delivery, owner: str | None) -> dict[str, Any]:
+    return {
+        "message_id": row.message_id,
+        "uid": keys.key(row.uid),
+        "device_id": row.device_id,
+        "provider": row.provider,
+        "outcome": row.outcome,
+        "reason": row.reason[:255],
+        "provider_id": row.provider_id[:255],
+        "source": row.source,
+        "attempts": row.attempts,
+        "first_at": row.first_at,
+        "at": row.at,
+        "latency_ms": row.latency_ms,
+        "due_at": row.due_at,
+        "owner": owner if row.due_at is not None else None,
+        "event_id": row.event_id,
+    }
+
+
+def update_held_by(connection: Connection, rows: Sequence[Delivery], owner: str) -> int:
+    """Settle rows that `owner` claimed, and let go of them; how many those were. Rows it no longer holds stay."""
+    if not rows:
+        return 0
+    changed = [name for name in _COLUMNS if name not in ("message_id", "uid", "device_id", "source")]
+    statement = (
+        update(deliveries)
+        .where(deliveries.c.id == bindparam("row_id"), deliveries.c.owner == owner)
+        .values({**{name: bindparam(f"new_{name}") for name in changed}, "owner": None})
+    )
+    values = []
+    for row in rows:
+        stored = _values(row, None)
+        values.append({"row_id": row.id, **{f"new_{name}": stored[name] for name in changed}})
+    return connection.execute(statement, values).rowcount
+
+
+def claim_due(connection: Connection, provider: str, limit: int, owner: str, now: int, lease: int) -> list[Delivery]:
+    """Claim rows of one provider that are due; "" has those that wait for a user and not for a device."""
+    query = (
+        _SELECT.where(deliveries.c.provider == provider, deliveries.c.due_at <= now)
+        .order_by(deliveries.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(query).all()
+    for some in dialect.chunks([row.id for row in rows]):
+        mine = deliveries.c.id.in_(some)
+        connection.execute(update(deliveries).where(mine).values(owner=owner, due_at=now + lease))
+    return _deliveries(connection, rows)
+
+
+def next_due(connection: Connection, providers: Iterable[str], owner: str) -> int | None:
+    """When the next row of these providers is due that `owner` does not hold already."""
+    times = []
+    for provider in providers:
+        query = (
+            select(deliveries.c.due_at)
+            .where(deliveries.c.provider == provider, deliveries.c.due_at.is_not(None))
+            .where(deliveries.c.owner.is_(None))
+            .order_by(deliveries.c.due_at)
+            .limit(1)
+        )
+        found = connection.execute(query).scalar()
+        if found is not None:
+            times.append(found)
+    return min(times, default=None)
+
+
+def release_held(connection: Connection, uids: Sequence[str], now: int) -> int:
+    """The users are offline after all: what is held for them is due now."""
+    released = 0
+    for some in dialect.chunks([keys.key(uid) for uid in uids]):
+        waiting = and_(
+            deliveries.c.uid.in_(some),
+            deliveries.c.outcome == Outcome.HELD,
+            deliveries.c.owner.is_(None),
+            deliveries.c.due_at > now,
+        )
+        released += connection.execute(update(deliveries).where(waiting).values(due_at=now)).rowcount
+    return released
+
+
+def release_to_devices(
+    connection: Connection, held: Delivery, pushes: Sequence[Delivery], owner: str
+) -> list[Delivery] | None:
+    """Put one row a device in the place of a held user's row; None where `owner` no longer holds that."""
+    mine = and_(deliveries.c.id == held.id, deliveries.c.owner == owner)
+    if not connection.execute(delete(deliveries).where(mine)).rowcount:
+        return None
+    insert_new(connection, pushes, owner)
+    query = _SELECT.where(
+        deliveries.c.message_id == held.message_id, deliveries.c.uid == keys.key(held.uid), deliveries.c.owner == owner
+    )
+    return _deliveries(connection, connection.execute(query).all())
+
+
+def renew(connection: Connection, owner: str, until: int) -> None:
+    """Everything that `owner` holds stays its own until then."""
+    connection.execute(
+        update(deliveries).where(deliveries.c.due_at.is_not(None), deliveries.c.owner == owner).values(due_at=until)
+    )
+
+
+def rescue(connection: Connection, owner: str, now: int) -> int:
+    """Free what an earlier process under the same name held; how many."""
+    mine = and_(deliveries.c.due_at.is_not(None), deliveries.c.owner == owner)
+    return connection.execute(update(deliveries).where(mine).values(owner=None, due_at=now)).rowcount
+
+
+def trace(
+    connection: Connection,
+    *,
+    uid: str | None = None,
+    message_id: int | None = None,
+    outcome: str | None = None,
+    limit: int = 50,
+    before: tuple[int, int] | None = None,
+) -> list[Delivery]:
+    """Outcomes, the newest first. `before`: the (at, id) of the last one seen."""
+    query = _SELECT.order_by(deliveries.c.at.desc(), deliveries.c.id.desc()).limit(limit)
+    if uid is not None:
+        query = query.where(deliveries.c.uid == keys.key(uid))
+    if message_id is not None:
+        query = query.where(deliveries.c.message_id == message_id)
+    if outcome is not None:
+        query = query.where(deliveries.c.outcome == outcome)
+    if before is not None:
+        at, last_id = before
+        query = query.where(
+            (deliveries.c.at < at) | and_(deliveries.c.at == at, deliveries.c.id < last_id),
+        )
+    return _deliveries(connection, connection.execute(query).all())
+
+
+def _deliveries(connection: Connection, rows: Sequence[Any]) -> list[Delivery]:
+    names = keys.restore(connection, (row.uid for row in rows))
+    result = []
+    for row in rows:
+        fields = dict(zip((*_COLUMNS, "id"), row, strict=True))
+        fields["uid"] = names.get(row.uid, row.uid)
+        fields["outcome"] = Outcome(row.outcome)
+        result.append(Delivery(**fields))
+    return result
+
+
+def dead_letters(connection: Connection, limit: int, before: int | None = None) -> list[Delivery]:
+    """Given-up pushes whose content is still here, the newest first. `before`: the id of the last one seen."""
+    query = _SELECT.where(_IS_LETTER).order_by(deliveries.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(deliveries.c.id < before)
+    return _deliveries(connection, connection.execute(query).all())
+
+
+_IS_LETTER = and_(deliveries.c.event_id.is_not(None), deliveries.c.outcome == Outcome.DEAD)
+
+
+def retry_dead(connection: Connection, letter_id: int, now: int) -> bool:
+    """Try a dead letter again, as if it had just been accepted; False where there is none of that id."""
+    values = {
+        "outcome": Outcome.RETRYING,
+        "reason": "retried by hand",
+        "due_at": now,
+        "first_at": now,
+        "attempts": 0,
+        "at": now,
+    }
+    return (
+        connection.execute(update(deliveries).where(deliveries.c.id == letter_id, _IS_LETTER).values(values)).rowcount
+        > 0
+    )
+
+
+def forget_dead(connection: Connection, letter_id: int) -> bool:
+    """Let go of a dead letter's content; its trace stays. False where there is none of that id."""
+    mine = and_(deliveries.c.id == letter_id, _IS_LETTER)
+    event_id = connection.execute(select(deliveries.c.event_id).where(mine)).scalar()
+    if event_id is None:
+        return False
+    connection.execute(update(deliveries).where(mine).values(event_id=None))
+    inbox.sweep(connection, [event_id])
+    return True
+
+
+def end_orphans(connection: Connection, providers: Sequence[str], now: int) -> int:
+    """Give up what waits for a provider that is not among `providers`; how many."""
+    waiting = and_(deliveries.c.due_at.is_not(None), deliveries.c.provider.not_in(providers))
+    values = {"outcome": Outcome.DEAD, "reason": "provider_unknown", "due_at": None, "owner": None, "at": now}
+    return connection.execute(update(deliveries).where(waiting).values(values)).rowcount
+
+
+def forget(connection: Connection, before: int, limit: int) -> int:
+    """Remove up to `limit` outcomes that are the last word since before then; how many."""
+    old = select(deliveries.c.id).where(deliveries.c.at < before, deliveries.c.due_at.is_(None))
+    ids = list(connection.execute(old.order_by(deliveries.c.at).limit(limit)).scalars())
+    for some in dialect.chunks(ids):
+        connection.execute(delete(deliveries).where(deliveries.c.id.in_(some)))
+    return len(ids)
+
+
+def pending(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
+    """By outcome: how many rows are to be taken up again, and since when the oldest waits."""
+    query = (
+        select(deliveries.c.outcome, func.count(), func.min(deliveries.c.first_at))
+        .where(deliveries.c.due_at.is_not(None))
+        .group_by(deliveries.c.outcome)
+    )
+    return {outcome: (count, oldest) for outcome, count, oldest in connection.execute(query)}

@@ -1,0 +1,125 @@
+"""What differs between databases: opening one, upserts, claiming rows, and who may write when."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.dml import Insert
+
+Transaction = Connection
+"""What the functions of this package work in: an open connection of `Database.read` or `Database.write`."""
+DatabaseError = SQLAlchemyError
+"""What reading or writing raises where the database cannot be used."""
+
+CHUNK = 500
+"""Values in one IN (…) list: some databases allow few parameters, and the statement cache likes one size."""
+
+
+def open_engine(url: str, durability: str) -> Engine:
+    """An engine for `url`. `durability`: `full` or `normal`, as in `storage.durability`."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        synchronous = "FULL" if durability == "full" else "NORMAL"
+
+        @event.listens_for(engine, "connect")
+        def prepare(connection: Any, _record: Any) -> None:
+            # The driver's own transactions begin too late and cannot begin for writing.
+            connection.isolation_level = None
+            for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=10000", "cache_size=-65536"):
+                connection.execute(f"PRAGMA {pragma}").close()
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+class WriteLock:
+    """Queues the writers of one SQLite file in the kernel.
+
+    SQLite's own waiting sleeps in growing steps: two busy processes wait for hundreds of milliseconds on it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread_lock = threading.Lock()
+        self._fd = -1
+        self._pid = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._thread_lock:
+            if self._pid != os.getpid():  # a file opened before a fork would be shared with the parent
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._pid = os.getpid()
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+
+class Database:
+    """One open database. Threads may share it; a forked process must open its own."""
+
+    def __init__(self, engine: Engine, lock: WriteLock | None) -> None:
+        self.engine = engine
+        self._reads = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._lock = lock
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, committed at the end, rolled back on an error."""
+        with self._lock() if self._lock else nullcontext(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._reads.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def insert(connection: Connection, table: Table) -> Any:
+    """The dialect's own INSERT, which knows upserts."""
+    name = connection.dialect.name
+    module: Any = {"sqlite": sqlite, "postgresql": postgresql}.get(name, mysql)
+    return module.insert(table)
+
+
+def insert_new(connection: Connection, table: Table) -> Insert:
+    """INSERT that leaves rows alone that are there already."""
+    statement = insert(connection, table)
+    if connection.dialect.name in ("mysql", "mariadb"):
+        return statement.prefix_with("IGNORE")  # type: ignore[no-any-return]
+    return statement.on_conflict_do_nothing()  # type: ignore[no-any-return]
+
+
+def upsert(connection: Connection, table: Table, keys: Sequence[str], values: Sequence[str]) -> Insert:
+    """INSERT that overwrites `values` where a row with the same `keys` is there already."""
+    statement = insert(connection, table)
+    if connection.dialect.name in ("mysql", "mariadb"):
+        return statement.on_duplicate_key_update(  # type: ignore[no-any-return]
+            {name: statement.inserted[name] for name in values}
+        )
+    return statement.on_conflict_do_update(  # type: ignore[no-any-return]
+        index_elements=list(keys), set_={name: statement.excluded[name] for name in values}
+    )
+
+
+def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Slices short enough for one IN (…) list."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]

@@ -1,0 +1,171 @@
+"""The inbox: accepted webhook calls, claimed with leases, gone when their last delivery is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection, and_, delete, func, or_, select, update
+
+from app.store import dialect
+from app.store.rows import Event
+from app.store.schema import FAILED, PLANNED, TODO, deliveries, events
+
+
+class Arrival(Struct, frozen=True):
+    """One call to be kept.
+
+    once: whether a byte-identical call that still lies in the inbox makes this one a repeat.
+    lane: which share of the dispatcher it is planned from. weight: about how many elements it holds.
+    """
+
+    kind: str
+    body: bytes
+    received_at: int
+    lane: str
+    weight: int
+    once: bool
+
+
+def put(connection: Connection, arrivals: Sequence[Arrival]) -> int:
+    """Keep these calls; the number that were no repeats."""
+    rows = [_row(arrival, index) for index, arrival in enumerate(arrivals)]
+    return connection.execute(dialect.insert_new(connection, events), rows).rowcount
+
+
+def _row(arrival: Arrival, index: int) -> dict[str, Any]:
+    digest = blake2b(arrival.body, digest_size=16)
+    if not arrival.once:
+        digest.update(f"\x00{arrival.received_at}:{index}:{id(arrival)}".encode())
+    return {
+        "kind": arrival.kind,
+        "digest": digest.digest(),
+        "body": arrival.body,
+        "weight": arrival.weight,
+        "lane": arrival.lane,
+        "state": TODO,
+        "received_at": arrival.received_at,
+        "not_before": 0,
+        "attempts": 0,
+    }
+
+
+def waiting(connection: Connection, lane: str, limit: int) -> list[Event]:
+    """The oldest calls of a lane in the order of arrival, unclaimed; for work that is done within one transaction."""
+    query = (
+        select(events.c.id, events.c.kind, events.c.body, events.c.received_at, events.c.attempts)
+        .where(events.c.state == TODO, events.c.lane == lane)
+        .order_by(events.c.id)
+        .limit(limit)
+        .with_for_update()
+    )
+    return [Event(*row) for row in connection.execute(query)]
+
+
+def claim(
+    connection: Connection, lane: str, limit: int, most_weight: int, owner: str, now: int, lease: int
+) -> list[Event]:
+    """Claim the oldest free calls of a lane until `now + lease`: at most `limit`, or `most_weight` after the first."""
+    free = or_(events.c.owner.is_(None), events.c.lease_until < now)
+    query = (
+        select(events.c.id, events.c.weight + func.length(events.c.body) / 64)
+        .where(events.c.state == TODO, events.c.lane == lane, events.c.not_before <= now, free)
+        .order_by(events.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    ids: list[int] = []
+    total = 0
+    for event_id, weight in connection.execute(query):
+        total += int(weight)
+        if ids and total > most_weight:
+            break
+        ids.append(event_id)
+    if not ids:
+        return []
+    connection.execute(update(events).where(events.c.id.in_(ids)).values(owner=owner, lease_until=now + lease))
+    return _load(connection, ids)
+
+
+def load(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:
+    """These calls by id, whoever holds them."""
+    return {event.id: event for some in dialect.chunks(ids) for event in _load(connection, some)}
+
+
+def _load(connection: Connection, ids: Sequence[int]) -> list[Event]:
+    query = (
+        select(events.c.id, events.c.kind, events.c.body, events.c.received_at, events.c.attempts)
+        .where(events.c.id.in_(ids))
+        .order_by(events.c.id)
+    )
+    return [Event(*row) for row in connection.execute(query)]
+
+
+def remove(connection: Connection, ids: Sequence[int]) -> None:
+    """Remove calls that were dealt with in this transaction."""
+    for some in dialect.chunks(ids):
+        connection.execute(delete(events).where(events.c.id.in_(some)))
+
+
+def planned(connection: Connection, ids: Sequence[int], owner: str) -> int:
+    """Mark calls as planned that `owner` still holds, and how many those were; what nothing refers to goes."""
+    held = 0
+    for some in dialect.chunks(ids):
+        values = {"state": PLANNED, "owner": None, "lease_until": None}
+        mine = and_(events.c.id.in_(some), events.c.owner == owner)
+        held += connection.execute(update(events).where(mine).values(values)).rowcount
+    sweep(connection, ids)
+    return held
+
+
+def sweep(connection: Connection, ids: Sequence[int]) -> None:
+    """Remove those of these planned calls that no delivery refers to."""
+    for some in dialect.chunks(sorted(set(ids))):
+        used = select(deliveries.c.id).where(deliveries.c.event_id == events.c.id).exists()
+        connection.execute(delete(events).where(events.c.id.in_(some), events.c.state == PLANNED, ~used))
+
+
+def sweep_all(connection: Connection) -> None:
+    """Remove every planned call that no delivery refers to."""
+    used = select(deliveries.c.id).where(deliveries.c.event_id == events.c.id).exists()
+    connection.execute(delete(events).where(events.c.state == PLANNED, ~used))
+
+
+def give_back(connection: Connection, event_id: int, owner: str, not_before: int, attempts: int, failed: bool) -> None:
+    """Give one claimed call back, to be planned from `not_before` on, or set it aside where planning it `failed`."""
+    values = {
+        "owner": None,
+        "lease_until": None,
+        "not_before": not_before,
+        "attempts": attempts,
+        "state": FAILED if failed else TODO,
+    }
+    connection.execute(update(events).where(events.c.id == event_id, events.c.owner == owner).values(values))
+
+
+def renew(connection: Connection, owner: str, until: int) -> None:
+    """Everything that `owner` holds stays its own until then."""
+    connection.execute(update(events).where(events.c.state == TODO, events.c.owner == owner).values(lease_until=until))
+
+
+def rescue(connection: Connection, owner: str) -> int:
+    """Free what an earlier process under the same name held; how many."""
+    mine = and_(events.c.state == TODO, events.c.owner == owner)
+    return connection.execute(update(events).where(mine).values(owner=None, lease_until=None)).rowcount
+
+
+def depth(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
+    """By lane: how many calls wait to be planned, and when the oldest came; `failed` are those set aside."""
+    query = (
+        select(events.c.state, events.c.lane, func.count(), func.min(events.c.received_at))
+        .where(events.c.state.in_((TODO, FAILED)))
+        .group_by(events.c.state, events.c.lane)
+    )
+    result: dict[str, tuple[int, int | None]] = {}
+    for state, lane, count, oldest in connection.execute(query):
+        name = "failed" if state == FAILED else lane
+        before, since = result.get(name, (0, oldest))
+        result[name] = (before + count, min(filter(None, (since, oldest)), default=None))
+    return result

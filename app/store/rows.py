@@ -1,0 +1,60 @@
+"""What the store takes and gives: rows as frozen values. Times are UNIX milliseconds."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from app.model import Outcome
+
+
+class Event(Struct, frozen=True):
+    """One accepted webhook call as it lies in the inbox."""
+
+    id: int
+    kind: str
+    body: bytes
+    received_at: int
+    attempts: int
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """The outcome of one message for one device; `device_id` is empty where it concerns the user as a whole.
+
+    id: 0 for one that is not stored yet.
+    due_at: when it is to be taken up again; None where the outcome is the last word.
+    event_id: where the content is, as long as it may be needed.
+    reason, provider_id: cut to what the columns hold.
+    """
+
+    message_id: int
+    uid: str
+    device_id: str
+    provider: str
+    outcome: Outcome
+    reason: str = ""
+    provider_id: str = ""
+    source: str = "msg.offline"
+    attempts: int = 0
+    first_at: int
+    at: int
+    latency_ms: int = 0
+    due_at: int | None = None
+    event_id: int | None = None
+    id: int = 0
+
+
+class Drop(Struct, frozen=True):
+    """A device to remove, if it still has this token and was registered before `before` (None: whenever)."""
+
+    uid: str
+    device_id: str
+    token: str
+    before: int | None
+
+
+class Health(Struct, frozen=True):
+    """What one dispatcher said of itself last; `health` is its JSON."""
+
+    owner: str
+    beat_at: int
+    health: str

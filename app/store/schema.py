@@ -1,0 +1,150 @@
+"""The tables. Times are UNIX milliseconds; uids and channel ids are `keys`, see there."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite gives out row numbers by itself only for this type."""
+Name = String(255).with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_0900_bin"), "mysql")
+"""Compared byte for byte everywhere: uids differ by case, accents and trailing spaces."""
+Blob = LargeBinary().with_variant(mysql.LONGBLOB, "mysql")
+
+metadata = MetaData()
+
+TODO, PLANNED, FAILED = 0, 1, 2
+"""States of an event: to be planned; waiting for its deliveries; set aside because planning it failed too often."""
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("kind", String(32), nullable=False),
+    Column("digest", LargeBinary(16), nullable=False),
+    Column("body", Blob, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("lane", String(8), nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("owner", String(96)),
+    Column("lease_until", BigInteger),
+    UniqueConstraint("kind", "digest", name="events_once"),
+    Index("events_todo", "state", "lane", "id"),
+    sqlite_autoincrement=True,  # the id of a call that is gone must not name another
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("message_id", BigInteger, nullable=False),
+    Column("uid", Name, nullable=False),
+    Column("device_id", Name, nullable=False),
+    Column("provider", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", String(255), nullable=False),
+    Column("provider_id", String(255), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("latency_ms", Integer, nullable=False),
+    Column("due_at", BigInteger),
+    Column("owner", String(96)),
+    Column("event_id", BigInteger),
+    UniqueConstraint("message_id", "uid", "device_id", name="deliveries_once"),
+    Index("deliveries_by_user", "uid", "at"),
+    Index("deliveries_by_time", "at"),
+)
+Index(
+    "deliveries_due",
+    deliveries.c.provider,
+    deliveries.c.due_at,
+    sqlite_where=deliveries.c.due_at.is_not(None),
+    postgresql_where=deliveries.c.due_at.is_not(None),
+)
+Index(
+    "deliveries_by_event",
+    deliveries.c.event_id,
+    sqlite_where=deliveries.c.event_id.is_not(None),
+    postgresql_where=deliveries.c.event_id.is_not(None),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("uid", Name, primary_key=True),
+    Column("device_id", Name, primary_key=True),
+    Column("provider", String(64), nullable=False),
+    Column("token", Text, nullable=False),
+    Column("token_digest", LargeBinary(16), nullable=False),
+    Column("voip_token", Text, nullable=False),
+    Column("locale", String(64), nullable=False),
+    Column("device_flag", Integer, nullable=False),
+    Column("app_version", String(64), nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("provider", "token_digest", name="devices_by_token"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("uid", Name, primary_key=True),
+    Column("name", String(255), nullable=False),
+    Column("locale", String(64), nullable=False),
+    Column("show_content", Boolean),
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("channel_type", Integer, primary_key=True, autoincrement=False),
+    Column("channel_id", Name, primary_key=True),
+    Column("name", String(255), nullable=False),
+)
+
+presence = Table(
+    "presence",
+    metadata,
+    Column("uid", Name, primary_key=True),
+    Column("device_flag", Integer, primary_key=True, autoincrement=False),
+    Column("online", Boolean, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("seen", BigInteger, nullable=False),
+    Column("opened", BigInteger),
+    Column("count", BigInteger),
+    Column("closed", BigInteger),
+    Column("closed_at", BigInteger, nullable=False),
+)
+
+long_names = Table(
+    "long_names",
+    metadata,
+    Column("key", Name, primary_key=True),
+    Column("name", Blob, nullable=False),
+)
+
+dispatchers = Table(
+    "dispatchers",
+    metadata,
+    Column("owner", String(96), primary_key=True),
+    Column("beat_at", BigInteger, nullable=False),
+    Column("health", Text, nullable=False),
+)

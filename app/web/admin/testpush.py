@@ -1,0 +1,45 @@
+"""Test pushes."""
+
+from __future__ import annotations
+
+from app.admin import testpush
+from app.admin.testpush import TestBody, TestReport
+from app.store.writer import NotStored
+from app.web.admin.routes import Answer, Context, Route, Takes
+from app.web.errors import ApiError
+
+AT_ONCE = 2
+"""Requests of one process that may wait: its other threads are for webhooks."""
+
+_NO_DEVICE = "The user has no device."
+_BUSY = "Other test pushes are being waited for; try again in a few seconds."
+_NOT_STORED = "The push could not be stored."
+
+
+def post(context: Context, uid: str, body: TestBody) -> Answer:
+    if not context.waiting.acquire(blocking=False):
+        raise ApiError(429, "too_many_requests", _BUSY, {"Retry-After": "5"})
+    try:
+        report = testpush.send(context.database, context.intake, uid, body, context.patience)
+    except NotStored as error:
+        raise ApiError(503, "service_unavailable", f"{_NOT_STORED[:-1]}: {error}.") from error
+    finally:
+        context.waiting.release()
+    if report is None:
+        raise ApiError(404, "not_found", _NO_DEVICE)
+    return Answer(200, report)
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path="/users/{uid}/test",
+        name="send_test",
+        view=post,
+        summary=f"Send a test push to each device of a user, and wait up to {testpush.PATIENCE:.0f} s for the answers.",
+        body=TestBody,
+        takes=Takes.OPTIONAL,
+        answers={200: ("What became of it for each device.", TestReport)},
+        refuses={404: _NO_DEVICE, 429: _BUSY, 503: _NOT_STORED},
+    ),
+)

@@ -1,0 +1,127 @@
+"""`POST /webhook[/<secret>]?event=NAME`: authenticate, bound, hand to the intake, answer."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from urllib.parse import parse_qs
+
+import structlog
+from flask import Blueprint, Response, request
+from msgspec import Struct
+
+from app import metrics
+from app.config import Networks
+from app.events import KINDS, BadEvent
+from app.intake import Intake
+from app.store.writer import NotStored
+from app.web.errors import ApiError
+
+log = structlog.get_logger()
+
+
+class Origin(Struct, frozen=True):
+    """Whose calls are taken. `secret`: b"" where the address alone decides."""
+
+    secret: bytes
+    allow_from: Networks
+    trusted_proxies: Networks
+
+
+def blueprint(intake: Intake, origin: Origin, max_body: int) -> Blueprint:
+    """`max_body`: bytes of one call."""
+    webhook = Blueprint("webhook", __name__)
+
+    # A server that was given an address without a path posts to "/".
+    @webhook.post("/")
+    @webhook.post("/webhook")
+    @webhook.post("/webhook/<secret>")
+    def receive(secret: str = "") -> Response:
+        started = time.perf_counter()
+        query = _query()
+        event = query.get("event", "")
+        label = event if event in KINDS else "other"
+        status = 200
+        try:
+            _authorise(origin, secret, query.get("token", ""))
+            _accept(intake, event, max_body)
+        except ApiError as error:
+            status = error.status
+            raise
+        finally:
+            metrics.WEBHOOKS.labels(label, str(status)).inc()
+            metrics.WEBHOOK_SECONDS.labels(label).observe(time.perf_counter() - started)
+        # v2 closes the connection after an answer that has a body.
+        return Response(status=200, headers={"Content-Length": "0"}, content_type=None)
+
+    return webhook
+
+
+def _query() -> dict[str, str]:
+    """v2 appends `?event=` to an address that has a query already: `?token=SECRET?event=msg.offline`."""
+    text = request.query_string.decode("latin-1")
+    if "?event=" in text:
+        text = "&event=".join(text.rsplit("?event=", 1))
+    return {name: values[-1] for name, values in parse_qs(text, keep_blank_values=True).items()}
+
+
+def _authorise(origin: Origin, in_path: str, in_query: str) -> None:
+    address = client_address(request.remote_addr, request.headers.getlist("X-Forwarded-For"), origin.trusted_proxies)
+    # A Unix socket has no address; whoever may open it is local.
+    if address is not None and not any(address in network for network in origin.allow_from):
+        raise ApiError(403, "forbidden", f"{address} is not in webhook.allow_from")
+    if not origin.secret:
+        return
+    basic = request.authorization.password if request.authorization and request.authorization.type == "basic" else None
+    for given in (in_path, in_query, basic):
+        if given and hmac.compare_digest(given.encode(errors="replace"), origin.secret):
+            return
+    raise ApiError(
+        401,
+        "unauthorized",
+        "the webhook secret is missing or wrong; allowed: /webhook/<secret>, the password of Basic auth, or ?token=",
+        {"WWW-Authenticate": 'Basic realm="webhook"'},
+    )
+
+
+def client_address(
+    peer: str | None, forwarded: list[str], trusted: Networks
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Who really called: the last hop that no trusted proxy vouches for. None for a Unix socket."""
+    if not peer:
+        return None
+    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
+    address = _address(peer)
+    while hops and any(address in network for network in trusted):
+        try:
+            address = _address(hops.pop())
+        except ValueError:
+            break
+    return address
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = ipaddress.ip_address(text)
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def _accept(intake: Intake, event: str, max_body: int) -> None:
+    if not event:
+        raise ApiError(
+            400, "bad_request", "event: missing; allowed: ?event=msg.offline, msg.notify or user.onlinestatus"
+        )
+    length = request.content_length
+    if length is not None and length > max_body:
+        raise ApiError(413, "too_large", f"body: {length} bytes; allowed: webhook.max_body, {max_body} bytes")
+    if event not in KINDS:
+        return
+    body = request.stream.read(max_body + 1) if length is None else request.stream.read(length)
+    if len(body) > max_body:
+        raise ApiError(413, "too_large", f"body: too large; allowed: webhook.max_body, {max_body} bytes")
+    try:
+        intake.accept(event, body)
+    except BadEvent as error:
+        raise ApiError(400, "bad_request", str(error)) from None
+    except NotStored as error:
+        raise ApiError(503, "unavailable", str(error)) from None

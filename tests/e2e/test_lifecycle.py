@@ -1,0 +1,129 @@
+"""Processes that die, and processes that are told to stop: nothing accepted is lost, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+
+from app.demo.standin import StandinProcess
+from tests.e2e.service import Service, apns_token, offline, until
+
+MESSAGES, PHONES, KILLS = 2_000, 20, 10
+
+
+def fill(service: Service, messages: int) -> list[int]:
+    """Accepted messages, each for one of twenty phones."""
+    service.register_many(
+        [
+            {"uid": f"crash-{n}", "device_id": "phone", "provider": "ios", "token": apns_token(0x50_0000 + n)}
+            for n in range(PHONES)
+        ]
+    )
+    bodies = [offline([f"crash-{n % PHONES}"]) for n in range(messages)]
+    assert service.webhooks("msg.offline", bodies) == [200] * messages
+    return [body["message_id"] for body in bodies]
+
+
+def check_all_were_sent(service: Service, standin: StandinProcess, message_ids: list[int]) -> None:
+    """Every recipient was sent to at least once, and whatever was repeated carries the ids of the first time."""
+    until(service.is_idle, "nothing waits any more", 60)
+    outcomes = {record["message_id"]: record["outcome"] for record in service.records()}
+    assert {outcomes[str(message_id)] for message_id in message_ids} == {"sent"}
+    seen: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    for request in standin.requests(server="apns"):
+        headers = dict(request["headers"])
+        seen[headers["apns-collapse-id"]].add((request["device"], headers["apns-id"]))
+    assert seen.keys() == {str(message_id) for message_id in message_ids}
+    assert all(len(ids) == 1 for ids in seen.values())
+
+
+def moments(seed: int) -> list[int]:
+    """How many pushes are out when a process is killed, at random places of the drain."""
+    return sorted(random.Random(seed).randrange(MESSAGES) for _ in range(KILLS))
+
+
+def slow_drain(standin: StandinProcess) -> None:
+    """A vendor slow enough for the drain to last as long as the killing does."""
+    standin.settings("apns", max_streams=20, first_streams=20)
+    standin.script_all("apns", [{"delay": 0.05, "forever": True}])
+
+
+def test_a_dispatcher_killed_ten_times_loses_nothing(start: Callable[..., Service], standin: StandinProcess) -> None:
+    slow_drain(standin)
+    service = start(providers={"ios": {"max_connections": 1}})
+    message_ids = fill(service, MESSAGES)
+    for pushes in moments(seed=1):
+        standin.wait(pushes, server="apns", timeout=30)
+        os.kill(service.dispatcher(), signal.SIGKILL)
+    check_all_were_sent(service, standin, message_ids)
+
+
+def test_a_service_killed_ten_times_loses_nothing(start: Callable[..., Service], standin: StandinProcess) -> None:
+    slow_drain(standin)
+    service = start(providers={"ios": {"max_connections": 1}})
+    message_ids = fill(service, MESSAGES)
+    for pushes in moments(seed=2):
+        standin.wait(pushes, server="apns", timeout=30)
+        service.kill()
+        service.start()
+    check_all_were_sent(service, standin, message_ids)
+
+
+def test_a_killed_dispatcher_is_back_within_two_seconds(start: Callable[..., Service]) -> None:
+    service = start()
+    first = service.dispatcher()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: service.dispatcher() != first, "another dispatcher runs", 2)
+
+
+def test_sigterm_leaves_no_process_and_loses_nothing(start: Callable[..., Service], standin: StandinProcess) -> None:
+    service = start()
+    first = fill(service, 1)
+    service.outcome(first[0], "crash-0", "sent")
+    standin.hold("apns")
+    message_ids = first + fill(service, 500)
+    standin.wait(101, server="apns")
+    standin.release("apns")
+    assert service.stop() == 0
+    assert service.pids() == []
+    service.start()
+    check_all_were_sent(service, standin, message_ids)
+
+
+def test_a_killed_master_takes_its_dispatcher_with_it(start: Callable[..., Service]) -> None:
+    service = start()
+    assert service.process is not None
+    service.process.kill()
+    service.process.wait()
+    until(lambda: service.pids() == [], "no process is left")
+
+
+def test_sighup_brings_the_dispatcher_up_anew(start: Callable[..., Service], standin: StandinProcess) -> None:
+    service = start()
+    assert service.process is not None
+    first = service.dispatcher()
+    service.process.send_signal(signal.SIGHUP)
+    until(lambda: service.dispatcher() != first, "another dispatcher runs")
+    service.register("after-hup", apns_token(0x51))
+    message_id = service.offline(["after-hup"])
+    service.outcome(message_id, "after-hup", "sent")
+
+
+def test_a_dispatcher_by_itself(start: Callable[..., Service], standin: StandinProcess) -> None:
+    service = start(dispatcher={"embedded": False}, ready="/healthz")
+    assert service.request("GET", "/readyz")[0] == 503
+    service.register("alone", apns_token(0x52))
+    message_id = service.offline(["alone"])
+    environ = {**os.environ, "PUSHBRIDGE_CONFIG": str(service.folder / "config.yaml")}
+    alone = subprocess.Popen([sys.executable, "-m", "app.cli", "dispatch"], env=environ)
+    try:
+        service.outcome(message_id, "alone", "sent")
+        assert service.request("GET", "/readyz")[0] == 200
+    finally:
+        alone.terminate()
+        assert alone.wait(20) == 0
