@@ -78,6 +78,33 @@ def apns_token(number: int) -> str:
     return f"{number:064x}"
 
 
+def _config(port: int, standin: StandinProcess) -> dict[str, Any]:
+    return {
+        "server": {"bind": f"127.0.0.1:{port}"},
+        "admin": {"token": "admin-token"},
+        "retry": {"first_delay": "100ms", "max_delay": "1s"},
+        "presence": {"hold": "500ms"},
+        "providers": {
+            "ios": {
+                "type": "apns",
+                "endpoint": standin.apns,
+                "ca_file": standin.ca_file,
+                "key_file": standin.key_file,
+                "key_id": standin.key_id,
+                "team_id": standin.team_id,
+                "topic": standin.topic,
+                "timeout": "10s",
+            },
+            "android": {
+                "type": "fcm",
+                "endpoint": standin.fcm,
+                "ca_file": standin.ca_file,
+                "service_account_file": standin.service_account_file,
+            },
+        },
+    }
+
+
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
@@ -88,42 +115,29 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 class Service:
     """One gunicorn with its dispatcher, on a data folder of its own."""
 
-    def __init__(self, folder: Path, standin: StandinProcess, ready: str = "/readyz", **sections: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        standin: StandinProcess,
+        ready: str = "/readyz",
+        config: Path | None = None,
+        environ: dict[str, str] | None = None,
+        **sections: Any,
+    ) -> None:
+        """`ready`: what answers 200 when it has started. `config`: a file to take as it is; else sections change."""
         self._ready = ready
         self.folder = folder
         self.port = free_port()
         self.output = folder / "output.log"
-        config: dict[str, Any] = {
-            "server": {"bind": f"127.0.0.1:{self.port}"},
-            "admin": {"token": "admin-token"},
-            "retry": {"first_delay": "100ms", "max_delay": "1s"},
-            "presence": {"hold": "500ms"},
-            "providers": {
-                "ios": {
-                    "type": "apns",
-                    "endpoint": standin.apns,
-                    "ca_file": standin.ca_file,
-                    "key_file": standin.key_file,
-                    "key_id": standin.key_id,
-                    "team_id": standin.team_id,
-                    "topic": standin.topic,
-                    "timeout": "10s",
-                },
-                "android": {
-                    "type": "fcm",
-                    "endpoint": standin.fcm,
-                    "ca_file": standin.ca_file,
-                    "service_account_file": standin.service_account_file,
-                },
-            },
-        }
-        for name, section in sections.items():
-            config[name] = _merged(config.get(name, {}), section)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
         self.process: subprocess.Popen[bytes] | None = None
+        self._environ = {"PUSHBRIDGE_BIND": f"127.0.0.1:{self.port}", **(environ or {})}
+        self.config = config or folder / "config.yaml"
+        if config is None:
+            changed = _merged(_config(self.port, standin), sections)
+            self.config.write_text(yaml.safe_dump(changed))
 
     def start(self) -> Service:
-        environ = {**os.environ, "PUSHBRIDGE_CONFIG": str(self.folder / "config.yaml")}
+        environ = {**os.environ, "PUSHBRIDGE_CONFIG": str(self.config), **self._environ}
         environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(

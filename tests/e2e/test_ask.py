@@ -1,0 +1,121 @@
+"""With `wukongim.api_url` set, the server itself settles who is online."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from app.demo.standin import StandinProcess
+from tests.e2e.service import Service, apns_token
+
+
+class Server(ThreadingHTTPServer):
+    """WuKongIM's `POST /user/onlinestatus`, answered as the captured servers answer. `online`: device flags by uid."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.online: dict[str, list[int]] = {}
+        self.asked: list[list[str]] = []
+        self.status = 200
+        self.answer = threading.Event()
+        self.answer.set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        uids = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/user/onlinestatus"
+        self.server.asked.append(uids)
+        self.server.answer.wait(10)
+        records = [
+            {"uid": uid, "device_flag": flag, "online": 1} for uid in uids for flag in self.server.online.get(uid, [])
+        ]
+        body = json.dumps(records).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def wukongim() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.answer.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_one_question_settles_everybody_who_looks_online(
+    start: Callable[..., Service], standin: StandinProcess, wukongim: Server
+) -> None:
+    service = start(wukongim={"api_url": wukongim.url}, presence={"hold": "60s"})
+    for number, uid in enumerate(("stays", "left", "offline")):
+        service.register(uid, apns_token(0x70 + number))
+    service.statuses("stays-0-1-1-1-1", "left-0-1-2-1-1")
+    wukongim.online = {"stays": [0]}
+    message_id = service.offline(["stays", "left", "offline"], channel_type=2, channel_id="g")
+
+    service.outcome(message_id, "left", "sent")
+    assert service.outcome(message_id, "stays", "suppressed")["reason"] == "online"
+    service.outcome(message_id, "offline", "sent")
+    assert wukongim.asked == [["left", "stays"]]
+    assert not service.online("left"), "a record found wrong is corrected"
+    assert service.online("stays")
+    again = service.offline(["left"])
+    service.outcome(again, "left", "sent")
+    assert len(wukongim.asked) == 1
+
+
+def test_an_old_record_is_believed_when_the_server_says_so(
+    start: Callable[..., Service], standin: StandinProcess, wukongim: Server
+) -> None:
+    service = start(wukongim={"api_url": wukongim.url}, presence={"hold": "60s", "ttl": "1ms"})
+    service.register("old", apns_token(0x74))
+    service.statuses("old-1-1-1-1-1")
+    wukongim.online = {"old": [1]}
+    message_id = service.offline(["old"])
+    service.outcome(message_id, "old", "suppressed")
+    assert wukongim.asked == [["old"]]
+
+
+@pytest.mark.parametrize("fault", ["silent", "failing", "gone"])
+def test_without_an_answer_the_rule_without_it_applies(
+    start: Callable[..., Service], standin: StandinProcess, wukongim: Server, fault: str
+) -> None:
+    service = start(wukongim={"api_url": wukongim.url}, presence={"hold": "400ms"})
+    service.register("stays", apns_token(0x75))
+    service.register("quick", apns_token(0x76))
+    service.statuses("stays-0-1-1-1-1")
+    if fault == "silent":
+        wukongim.answer.clear()
+    elif fault == "failing":
+        wukongim.status = 500
+    else:
+        wukongim.shutdown()
+        wukongim.server_close()
+    held = service.offline(["stays"])
+    service.outcome(held, "stays", "held")
+    message_id = service.offline(["quick"])
+    service.outcome(message_id, "quick", "sent")
+    assert service.outcome(held, "stays", "suppressed")["reason"] == "online"
+    assert service.pushes(standin, held) == []
