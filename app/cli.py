@@ -85,5 +85,16 @@ def dispatch(slot: int) -> None:
     bootstrap.dispatch(config, slot)
 
 
+@main.command()
+@click.option(
+    "--seconds-between", type=click.FloatRange(0, 60), default=2.5, show_default=True, help="Time to read each step."
+)
+def demo(seconds_between: float) -> None:
+    """Watch a conversation become notifications: the real service, with stand-ins for APNs and FCM."""
+    from app.demo.play import play
+
+    raise SystemExit(play(seconds_between))
+
+
 if __name__ == "__main__":
     main()

@@ -40,8 +40,7 @@ def weight(kind: str, body: bytes) -> int:
     if kind == OFFLINE:
         document = _object(body)
         _message(document)
-        _compressed(document)
-        return len(_uid_list(document)) + len(document.get("compress_to_uids") or "") // 8
+        return len(_uid_list(document)) + len(_compressed(document)) // 6
     return len(_array(body, kind))
 
 
@@ -78,8 +77,8 @@ def statuses(body: bytes) -> tuple[list[Status], int]:
 def content(payload: bytes) -> Content:
     """What a payload says, whatever bytes the sender's client chose."""
     try:
-        document = _decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = _json(payload)
+    except BadEvent:
         return Content(text=_readable(payload))
     if isinstance(document, str):
         return Content(text=_showable(document))
@@ -137,7 +136,9 @@ def _array(body: bytes, kind: str) -> list[Any]:
 def _message(document: Any) -> Message:
     if not isinstance(document, dict):
         raise BadEvent(f"message: found {_kind(document)}; allowed: an object")
-    header = document.get("header") or {}
+    header = document.get("header")
+    if header is None:
+        header = {}
     if not isinstance(header, dict):
         raise BadEvent(f"header: found {_kind(header)}; allowed: an object")
     return Message(
@@ -234,8 +235,8 @@ def _inflate(data: bytes) -> tuple[list[Any], str]:
         text, lost = _salvage(data), "damaged"
     if not lost:
         try:
-            uids = _decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            uids = _json(text)
+        except BadEvent:
             uids = None
         if isinstance(uids, list):
             return uids, ""
@@ -258,13 +259,16 @@ def _salvage(data: bytes) -> bytes:
 def _complete_elements(text: bytes) -> list[Any]:
     """The elements of a JSON array of texts that breaks off somewhere."""
     end = len(text)
-    for _ in range(8):
-        end = text.rfind(b'"', 0, end)
-        if end < 0:
-            break
+    least = max(end - 16 * MAX_UID, 0)
+    tries = 8
+    while tries and (end := text.rfind(b'"', least, end)) >= 0:
+        before = text[max(end - 64, 0) : end]
+        if (len(before) - len(before.rstrip(b"\\"))) % 2:
+            continue  # a quote inside a uid
+        tries -= 1
         try:
-            uids = _decode(text[: end + 1] + b"]")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            uids = _json(text[: end + 1] + b"]")
+        except BadEvent:
             continue
         return uids if isinstance(uids, list) else []
     return []

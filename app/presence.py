@@ -62,6 +62,8 @@ def _step(before: Connection | None, status: Status, online: bool, now: int) -> 
         opened, count = status.connection, status.device_count
     else:
         count = status.device_count
+        if opened == status.connection:
+            opened = None  # an older one may have outlived it, and its close will be no late one
         if closed != status.connection:
             closed, closed_at = status.connection, now
     return Connection(

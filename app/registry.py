@@ -30,7 +30,7 @@ def build(name: str, block: dict[str, Any], path: str) -> Provider:
     where = f"providers.{name}"
     kind = block.get("type")
     if kind not in types():
-        found = f"{kind!r} is not available yet" if kind in LATER else f"found {show(kind)}"
+        found = f"{kind!r} is not available yet" if isinstance(kind, str) and kind in LATER else f"found {show(kind)}"
         raise ConfigError(f"{path}: {where}.type: {found}; allowed: {', '.join(types())}")
     if not 0 < len(name) <= 64:
         raise ConfigError(f"{path}: {where}: found a name of {len(name)} characters; allowed: up to 64")

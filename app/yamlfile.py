@@ -29,9 +29,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, list | dict) or key in seen:
+        if isinstance(key, list | dict) or str(key) in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-        seen.add(key)
+        seen.add(str(key))
     return loader.construct_mapping(node, deep=True)
 
 
@@ -64,9 +64,9 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def expand(value: Any, path: Path, key: str, environ: Mapping[str, str]) -> Any:
-    """The value with `${NAME}` and `${NAME:-default}` replaced in every text."""
+    """The value with `${NAME}` and `${NAME:-default}` replaced in every text, and every key as text."""
     if isinstance(value, dict):
-        return {k: expand(v, path, f"{key}.{k}" if key else str(k), environ) for k, v in value.items()}
+        return {str(k): expand(v, path, f"{key}.{k}" if key else str(k), environ) for k, v in value.items()}
     if isinstance(value, list):
         return [expand(v, path, f"{key}[{i}]", environ) for i, v in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from app import config as configuration
+from app import words
+from app.config import LATER, Config, load, networks, payload_types
+from app.yamlfile import ConfigError
+from providers.kit.values import Duration, Secret, Size
+
+SHIPPED = Path(__file__).parents[2] / "config.yaml"
+CONSOLE = "providers: {console: {type: console}}\n"
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def fault(folder: Path, text: str | bytes, environ: dict[str, str] | None = None) -> str:
+    """What is said about the file, without its name, which every message begins with."""
+    path = write(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ or {})
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+    return said.removeprefix(f"{path}: ")
+
+
+def good(folder: Path, text: str, environ: dict[str, str] | None = None) -> Config:
+    return load(write(folder, text), environ or {})
+
+
+def test_every_default_in_the_shipped_file_is_the_codes() -> None:
+    shipped = load(SHIPPED, {})
+    bare = configuration._with_words(Config().notification)
+    for field in msgspec.structs.fields(Config):
+        if field.name in {"providers", "path"}:
+            continue
+        default = bare if field.name == "notification" else field.default
+        found = getattr(shipped, field.name)
+        for part in msgspec.structs.fields(type(found)):
+            ours, theirs = getattr(found, part.name), getattr(default, part.name)
+            if isinstance(ours, Secret):
+                ours, theirs = ours.raw, theirs.raw
+            assert ours == theirs, f"{field.name}.{part.name}"
+
+
+def test_the_shipped_file_has_every_key() -> None:
+    raw = yaml.safe_load(SHIPPED.read_text())
+    for field in msgspec.structs.fields(Config):
+        if field.name in {"providers", "path"}:
+            continue
+        assert raw[field.name].keys() == {
+            part.name for part in msgspec.structs.fields(field.type) if f"{field.name}.{part.name}" not in LATER
+        }
+
+
+def test_the_shipped_words_are_the_codes() -> None:
+    raw = yaml.safe_load(SHIPPED.read_text())["notification"]
+    assert raw["types"] == words.TYPES
+    assert raw["templates"] == words.TEMPLATES
+
+
+BROKEN: list[tuple[str, str]] = [
+    ("server: {bin: x}\n", "server.bin: unknown key; allowed: bind, threads, trusted_proxies, workers"),
+    (
+        "webhook: {secrets: x}\n",
+        "webhook.secrets: unknown key; allowed: allow_from, grpc_bind, max_body, secret, secret_file",
+    ),
+    ("server: {workers: many}\n", "server.workers: found 'many'; allowed: a whole number"),
+    ("server: {workers: 0}\n", "server.workers: found 0; allowed: a whole number >= 1"),
+    ("server: {workers: 65}\n", "server.workers: found 65; allowed: a whole number <= 64"),
+    ("server: []\n", "server: found a list; allowed: a section"),
+    ("server: {bind: 8000}\n", "server.bind: found 8000; allowed: a text (in quotes)"),
+    ("server: {bind: localhost}\n", "server.bind: found 'localhost'; allowed: HOST:PORT or unix:PATH"),
+    ("retry: {max_age: 24}\n", "retry.max_age: found 24; allowed: a time such as 500ms, 3s, 10m, 24h or 7d"),
+    ("retry: {max_age: 1 h}\n", "retry.max_age: found '1 h'; allowed: a time such as 500ms, 3s, 10m, 24h or 7d"),
+    ("webhook: {max_body: 8MB}\n", "webhook.max_body: found '8MB'; allowed: a size such as 512B, 64KiB or 8MiB"),
+    ("presence: {suppress: all}\n", "presence.suppress: found 'all'; allowed: any, app, none"),
+    ("storage: {durability: none}\n", "storage.durability: found 'none'; allowed: full, normal"),
+    ("dispatcher: {embedded: 2}\n", "dispatcher.embedded: found 2; allowed: true or false"),
+    (
+        "wukongim: {api_url: 'localhost:5001'}\n",
+        "wukongim.api_url: found 'localhost:5001'; allowed: a URL such as http://127.0.0.1:5001",
+    ),
+    (
+        "notification: {locale: fr}\n",
+        "notification.locale: found 'fr'; allowed: one that notification.templates has (en, zh)",
+    ),
+    (
+        "notification: {templates: {fr: {default: x}}}\n",
+        "notification.templates.fr.hidden: missing; allowed: a text",
+    ),
+    (
+        "notification: {templates: {en: {text: '{sender}'}}}\n",
+        "notification.templates.en.text: found the placeholder {sender}; allowed: {content}",
+    ),
+    (
+        "notification: {templates: {en: {group: '{content}'}}}\n",
+        "notification.templates.en.group: found the placeholder {content}; allowed: {sender}, {text}",
+    ),
+    (
+        "notification: {types: {x: text}}\n",
+        "notification.types.x: allowed: a payload type or a range such as 1000-1022",
+    ),
+    (
+        "notification: {types: {'9-1': text}}\n",
+        "notification.types.9-1: allowed: a payload type or a range such as 1000-1022",
+    ),
+    (
+        "storage: {url: 'postgresql+psycopg://me:pw@db/x'}\n",
+        "storage.url: databases other than SQLite: not available yet; leave it empty",
+    ),
+    ("providers: []\n", "providers: found a list; allowed: blocks such as console: {type: console}"),
+    ("providers: {a: x}\n", "providers: found a section; allowed: blocks such as console: {type: console}"),
+    ("providers: {}\n", "providers: found none; allowed: at least one block such as console: {type: console}"),
+    ("", "providers: found none; allowed: at least one block such as console: {type: console}"),
+    ("- a\n", "found a list; allowed: sections such as server: and providers:"),
+    ("server: ${BIND}\n", "server: the environment has no BIND; allowed: set it, or write ${BIND:-default}"),
+    (
+        "webhook: {allow_from: [loopback, '${NET}']}\n",
+        "webhook.allow_from[1]: the environment has no NET; allowed: set it, or write ${NET:-default}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN)
+def test_what_is_said_of_a_broken_file(tmp_path: Path, text: str, said: str) -> None:
+    whole = text if "providers" in text or said.startswith(("providers", "found")) else text + CONSOLE
+    assert fault(tmp_path, whole) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "begin"),
+    [
+        ("server:\n  workers: 1\n  workers: 2\n", "line 3, column 3: no valid YAML: key 'workers' is given twice"),
+        ("server: {a: 1}\nserver: {b: 1}\n", "line 2, column 1: no valid YAML: key 'server' is given twice"),
+        ("notification: {types: {1: text, '1': skip}}\n", "line 1, column 33: no valid YAML: key '1' is given twice"),
+        ("server: [\n", "line 3, column 1: no valid YAML: "),
+        ("a: !!python/object:os.system {}\n", "line 1, column 4: no valid YAML: "),
+        ("webhook: {allow_from: [loopback, 10.0.0.1/8]}\n", "webhook.allow_from[1]: found '10.0.0.1/8' ("),
+        ("server: {trusted_proxies: [nginx]}\n", "server.trusted_proxies[0]: found 'nginx' ("),
+        ("notification: {types: {'1': nothing}}\n", "notification.types.1: found 'nothing'; allowed: call, card, "),
+        ("notification: {templates: {en: {text: '{'}}}\n", "notification.templates.en.text: found the placeholder"),
+        ("unknown: 1\n", "unknown: unknown key; allowed: admin, dispatcher, notification, "),
+    ],
+)
+def test_what_is_said_first_of_a_broken_file(tmp_path: Path, text: str, begin: str) -> None:
+    assert fault(tmp_path, text + CONSOLE).startswith(begin)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    assert fault(tmp_path, b"\xff\xfe\xff") == "cannot be read: no UTF-8 text"
+    with pytest.raises(ConfigError, match=r"none\.yaml: found no such file; allowed: .*PUSHBRIDGE_CONFIG"):
+        load(tmp_path / "none.yaml", {})
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path, {})
+
+
+@pytest.mark.parametrize("key", sorted(LATER))
+def test_what_is_not_there_yet_is_refused_unless_empty(tmp_path: Path, key: str) -> None:
+    section, _, name = key.rpartition(".")
+
+    def document(value: Any) -> str:
+        block = {name: value}
+        return yaml.safe_dump({**({section: block} if section else block), "providers": {"c": {"type": "console"}}})
+
+    for value in ("x", ["x"], {"x": 1}, True, 1):
+        assert fault(tmp_path, document(value)) == f"{key}: {LATER[key]}: not available yet; remove the key"
+    for empty in (None, "", [], {}, False):
+        assert good(tmp_path, document(empty)).providers
+
+
+def test_environment(tmp_path: Path) -> None:
+    text = "server: {bind: '${HOST:-127.0.0.1}:${PORT:-1}', workers: '${N:-3}'}\nadmin: {token: '${T:-}'}\n" + CONSOLE
+    config = good(tmp_path, text)
+    assert (config.server.bind, config.server.workers, bool(config.admin.token)) == ("127.0.0.1:1", 3, False)
+    config = good(tmp_path, text, {"HOST": "::", "PORT": "", "N": "4", "T": "${N}"} | {"HOST": "[::1]"})
+    assert (config.server.bind, config.server.workers, config.admin.token.raw) == ("[::1]:1", 4, b"${N}")
+    assert "N" not in fault(tmp_path, text, {"N": "many"}).split(":")[0]
+
+
+def test_an_empty_section_is_the_defaults(tmp_path: Path) -> None:
+    assert good(tmp_path, "server: {}\n" + CONSOLE).server == Config().server
+
+
+def test_secrets_from_files(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"s3cret\n")
+    config = good(tmp_path, "webhook: {secret_file: s}\nadmin: {token: '', token_file: s}\n" + CONSOLE)
+    assert config.webhook.secret.raw.strip() == config.admin.token.raw.strip() == b"s3cret"
+    assert not good(tmp_path, "webhook: {secret_file: ''}\n" + CONSOLE).webhook.secret
+    assert (
+        fault(tmp_path, "webhook: {secret: a, secret_file: s}\n" + CONSOLE)
+        == "webhook.secret: given twice, also as secret_file; allowed: one of them"
+    )
+    assert (
+        fault(tmp_path, "webhook: {secret_file: none}\n" + CONSOLE)
+        == f"webhook.secret_file: cannot read {tmp_path / 'none'}: No such file or directory; allowed: a readable file"
+    )
+    assert (
+        fault(tmp_path, "webhook: {secret_file: [s]}\n" + CONSOLE)
+        == "webhook.secret_file: found a list; allowed: a file's name"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "webhook: {secret: hunter2hunter2}\nserver: {workers: x}\n",
+        "webhook: {secret: [hunter2hunter2]}\n",
+        "webhook: {secret: {a: hunter2hunter2}}\n",
+        "admin: {token: [hunter2hunter2]}\n",
+        "storage: {url: 'mysql+pymysql://u:hunter2hunter2@h/d'}\n",
+    ],
+)
+def test_no_secret_is_in_a_message(tmp_path: Path, text: str) -> None:
+    assert "hunter2" not in fault(tmp_path, text + CONSOLE)
+
+
+def test_a_number_as_a_secret_is_refused_and_not_shown(tmp_path: Path) -> None:
+    said = fault(tmp_path, "webhook: {secret: 123456789}\n" + CONSOLE)
+    assert said == "webhook.secret: found no text; allowed: a text in quotes"
+
+
+def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
+    text = "webhook: {secret: hunter2}\nproviders: {ios: {type: apns, key: hunter2, password: hunter2}}\n"
+    config = good(tmp_path, text)
+    assert "hunter2" not in repr(config) + repr(config.webhook) + str(config.webhook.secret)
+
+
+def test_words_are_changed_one_by_one(tmp_path: Path) -> None:
+    text = "notification: {types: {'5000': image, '1': skip}, templates: {en: {image: Picture}, fr: %s}}\n"
+    french = "{default: m, hidden: n, group: '{sender} : {text}', system: s}"
+    found = good(tmp_path, text % french + CONSOLE).notification
+    assert found.templates["en"] == {**words.TEMPLATES["en"], "image": "Picture"}
+    assert found.templates["zh"] == words.TEMPLATES["zh"]
+    assert found.templates["fr"]["group"] == "{sender} : {text}"
+    assert found.types == {**words.TYPES, "5000": "image", "1": "skip"}
+
+
+def test_numbers_as_keys_need_no_quotes(tmp_path: Path) -> None:
+    assert good(tmp_path, "notification: {types: {5000: image}}\n" + CONSOLE).notification.types["5000"] == "image"
+
+
+def test_ranges_of_types() -> None:
+    assert payload_types({"1-3": "a", "2": "b", "07": "c"}, "f") == {1: "a", 2: "b", 3: "a", 7: "c"}
+    for wrong in ("", "-1", "1-", "a", "1-20000", "3-1", "1.5", "1_0"):
+        with pytest.raises(ConfigError, match=r"^f: notification\.types\."):
+            payload_types({wrong: "a"}, "f")
+
+
+def test_networks() -> None:
+    found = [str(network) for network in networks(("loopback", "10.1.0.0/16", "1.2.3.4", "::1"), "f", "k")]
+    assert found == ["127.0.0.0/8", "::1/128", "10.1.0.0/16", "1.2.3.4/32", "::1/128"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("3s", 3), ("10m", 600), ("24h", 86_400), ("7d", 604_800), ("0s", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert Duration.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "3", "-3s", "3 s", "1.5s", "3S", "s", "٣s\n", "3s\n", 3, None, True])
+def test_what_is_no_duration_or_size(text: object) -> None:
+    for kind in (Duration, Size):
+        with pytest.raises(ValueError, match="such as"):
+            kind.parse(text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("512B", 512), ("64KiB", 65_536), ("8MiB", 8 << 20), ("1GiB", 1 << 30)])
+def test_sizes(text: str, size: int) -> None:
+    assert Size.parse(text) == size
+
+
+def test_the_data_folder_is_beside_the_file(tmp_path: Path) -> None:
+    assert good(tmp_path, CONSOLE).data_dir == tmp_path / "data"
+    assert good(tmp_path, "storage: {data_dir: /x}\n" + CONSOLE).data_dir == Path("/x")
