@@ -12,6 +12,7 @@ import structlog
 from app import metrics
 from app.clock import now_ms
 from app.dispatch import steps
+from app.dispatch.lane import SLICE
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import Progress, parse
@@ -22,8 +23,6 @@ from app.store.rows import Event
 
 log = structlog.get_logger()
 
-SLICE = 500
-"""Recipients that are planned together."""
 CLAIM = {NORMAL_LANE: (500, 4_000), BULK_LANE: (8, 200_000)}
 """Calls claimed at once, and their weight."""
 
@@ -59,7 +58,7 @@ class Incoming:
     async def _plan(self, claimed: Sequence[Event], bulk: bool) -> None:
         started = [progress for event in claimed if (progress := await self._start(event)) is not None]
         for batch in _slices(started):
-            while any(lane.room(now_ms()) <= 0 and lane.flows() for lane in self._shared.lanes.values()):
+            while any(lane.worth_waiting(now_ms()) for lane in self._shared.lanes.values()):
                 self._shared.room.clear()
                 await self._wait_for_room()
             try:

@@ -25,6 +25,10 @@ LOCAL_CAPACITY = 64
 """Pushes at once to a provider that needs no network."""
 QUEUE = 4
 """The queue holds this many times what can be under way."""
+SLICE = 500
+"""Recipients that are planned together, and so jobs that may come at once."""
+STUCK = 0.25
+"""Seconds without an answer after which a lane is not waited for."""
 FLOW = 1.0
 """Seconds: a full queue that will be empty sooner is waited for, any other overflows into the database."""
 SMALLER_BUDGET = 2_048
@@ -70,7 +74,8 @@ class Lane:
         self._turn = 0
         self._generation = 0
         self._reconnected_at = 0.0
-        self._rate = 0.0
+        self._rate = float("inf")  # nothing is known to be slow yet
+        self._progress_at = 0.0
         self._rate_from = time.monotonic()
         self._rate_count = 0
         self._stopping = False
@@ -91,9 +96,12 @@ class Lane:
             return 1 - self.queued - self._running
         return self.capacity * QUEUE - self.queued - self._running
 
-    def flows(self) -> bool:
-        """Whether what is queued will be under way so soon that it is worth waiting for."""
-        return self.pause is None and self.queued < self._rate * FLOW
+    def worth_waiting(self, now: int) -> bool:
+        """Whether this lane is full, but will have room so soon that nothing need overflow."""
+        wanted = min(SLICE, self.capacity * QUEUE // 2)
+        if self.pause is not None or self.room(now) >= wanted:
+            return False
+        return time.monotonic() - self._progress_at < STUCK and self.queued < self._rate * FLOW
 
     def submit(self, jobs: Iterable[Job], now: int) -> None:
         """Take jobs, as many as there was `room` for."""
@@ -102,6 +110,8 @@ class Lane:
         before = self.queued
         for job in jobs:
             (self._bulk if job.bulk else self._queue).append(job)
+        if not self._running:
+            self._progress_at = time.monotonic()
         limit = 1 if self.probing else self.capacity
         for _ in range(min(limit - self._running, self.queued - before)):
             self._running += 1
@@ -130,11 +140,10 @@ class Lane:
 
     def _measure(self) -> None:
         self._rate_count += 1
-        if self._rate_count & 63 == 0 or self.queued == 0:
-            now = time.monotonic()
-            if now - self._rate_from >= 0.25:
-                self._rate = self._rate_count / (now - self._rate_from)
-                self._rate_from, self._rate_count = now, 0
+        self._progress_at = now = time.monotonic()
+        if now - self._rate_from >= STUCK:
+            self._rate = self._rate_count / (now - self._rate_from)
+            self._rate_from, self._rate_count = now, 0
         if self.queued <= self.capacity:
             self._on_room()
 

@@ -17,6 +17,8 @@ from app.store.rows import Delivery, Drop
 
 log = structlog.get_logger()
 
+GATHER, ENOUGH = 0.02, 500
+"""Seconds that rows gather before they are written, unless there are enough of them."""
 EVENT_TRIES = 5
 """Times that planning one event may fail before it is set aside."""
 
@@ -35,6 +37,9 @@ class Settler:
     async def run(self) -> None:
         while True:
             await self._some.wait()
+            if len(self._batch) < ENOUGH:
+                # Commits cost the same for one row and for many; a moment later there are many, under load.
+                await asyncio.sleep(GATHER)
             await self.flush()
 
     def begin(self, progress: Progress) -> bool:

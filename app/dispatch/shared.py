@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 LEASE = 30_000
 """Milliseconds that a claim lasts unless it is renewed."""
+GATHER = 0.01
+"""Seconds between being woken and looking."""
 POLL = 1.0
 """Seconds after which a part looks by itself when nobody woke it."""
 
@@ -59,11 +61,13 @@ class Shared:
         self._writes.shutdown()
 
     async def wait(self, part: str, seconds: float) -> None:
-        """Return when this part is woken, or after `seconds`."""
+        """Return soon after this part is woken, or after `seconds`."""
         event = self.wake[part]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
+                # Under load every webhook wakes it: one look serves all that came in the meantime.
+                await asyncio.sleep(GATHER)
         event.clear()
 
     def renderer(self) -> Renderer:

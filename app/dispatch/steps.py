@@ -43,6 +43,9 @@ class Take(Struct, frozen=True):
 
 def take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: int, now: int, rules: Rules) -> Take:
     """Apply the statuses that came, then claim messages: a message is planned on what was said before it."""
+    with db.read() as connection:
+        if not inbox.has_work(connection, (STATUS_LANE, lane), now):
+            return Take([])
     with db.write() as connection:
         waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
         released, bad = _apply(connection, waiting, rules.policy, now)

@@ -38,7 +38,7 @@ def known(connection: Connection, message_ids: Sequence[int], uids: Sequence[str
     columns = (deliveries.c.message_id, deliveries.c.uid, deliveries.c.device_id)
     for some in dialect.chunks(list(by_key)):
         query = select(*columns).where(deliveries.c.message_id.in_(message_ids), deliveries.c.uid.in_(some))
-        for message_id, uid, device_id in connection.execute(query):
+        for message_id, uid, device_id in connection.execute(query).all():
             found.add((message_id, by_key[uid], device_id))
     return found
 

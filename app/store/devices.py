@@ -65,7 +65,7 @@ def of_users(connection: Connection, uids: Sequence[str]) -> dict[str, list[Devi
     found: dict[str, list[Device]] = {}
     for some in dialect.chunks(list(by_key)):
         query = _SELECT.where(devices.c.uid.in_(some)).order_by(devices.c.uid, devices.c.device_id)
-        for row in connection.execute(query):
+        for row in connection.execute(query).all():
             uid = by_key[row[0]]
             found.setdefault(uid, []).append(_device(uid, row))
     return found

@@ -64,6 +64,15 @@ def waiting(connection: Connection, lane: str, limit: int) -> list[Event]:
     return [Event(*row) for row in connection.execute(query)]
 
 
+def has_work(connection: Connection, lanes: Sequence[str], now: int) -> bool:
+    """Whether a call of these lanes could be claimed now."""
+    free = or_(events.c.owner.is_(None), events.c.lease_until < now)
+    query = select(events.c.id).where(
+        events.c.state == TODO, events.c.lane.in_(lanes), events.c.not_before <= now, free
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def claim(
     connection: Connection, lane: str, limit: int, most_weight: int, owner: str, now: int, lease: int
 ) -> list[Event]:

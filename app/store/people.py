@@ -17,7 +17,7 @@ def settings(connection: Connection, uids: Sequence[str]) -> dict[str, Settings]
     found = {}
     for some in dialect.chunks(list(by_key)):
         query = select(users.c.uid, users.c.name, users.c.locale, users.c.show_content).where(users.c.uid.in_(some))
-        for row in connection.execute(query):
+        for row in connection.execute(query).all():
             found[by_key[row[0]]] = Settings(*row[1:])
     return found
 
@@ -35,7 +35,7 @@ def channel_names(connection: Connection, ids: Sequence[tuple[int, str]]) -> dic
     found = {}
     for some in dialect.chunks(sorted({name for _, name in by_key})):
         query = select(channels.c.channel_type, channels.c.channel_id, channels.c.name)
-        for row in connection.execute(query.where(channels.c.channel_id.in_(some))):
+        for row in connection.execute(query.where(channels.c.channel_id.in_(some))).all():
             wanted = by_key.get((row[0], row[1]))
             if wanted is not None:
                 found[wanted] = row[2]

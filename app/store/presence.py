@@ -20,7 +20,7 @@ def of_users(db: Db, uids: Sequence[str]) -> dict[str, Connections]:
     found: dict[str, Connections] = {}
     columns = (presence.c.uid, presence.c.device_flag, *(presence.c[name] for name in _VALUES))
     for some in dialect.chunks(list(by_key)):
-        for row in db.execute(select(*columns).where(presence.c.uid.in_(some))):
+        for row in db.execute(select(*columns).where(presence.c.uid.in_(some))).all():
             found.setdefault(by_key[row[0]], {})[row[1]] = Connection(*row[2:])
     return found
 

@@ -99,5 +99,5 @@ def rows(db: Connection, table: Table) -> list[Any]:
     return list(db.execute(select(table)).all())
 
 
-def device(uid: str = "u1", device_id: str = "d1", token: str = "token", **fields: Any) -> Device:
+def device(uid: str = "u1", device_id: str = "d1", token: str = "some-token", **fields: Any) -> Device:
     return Device(uid, device_id, fields.pop("provider", "ios"), token, fields.pop("registered_at", NOW), **fields)
