@@ -128,6 +128,9 @@ def load(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check a configuration file; raises ConfigError. Vendor blocks are checked by `app.registry`."""
     path = Path(path)
     raw = read(path)
+    if "path" in raw:
+        allowed = ", ".join(sorted(set(Config.__struct_fields__) - {"path"}))
+        raise ConfigError(f"{path}: path: unknown key; allowed: {allowed}")
     _refuse_later(path, raw)
     raw["path"] = str(path)
     blocks = raw.pop("providers", None)
@@ -189,6 +192,8 @@ def payload_types(types: Mapping[str, str], path: str | Path) -> dict[int, str]:
 
 
 REQUIRED_TEMPLATES = ("default", "hidden", "group", "system")
+_PLACEHOLDERS: dict[str, set[str]] = {"group": {"sender", "text"}, "hidden": set(), "system": set()}
+"""Of templates that do not stand for the payload's text."""
 
 
 def _with_words(notification: Notification) -> Notification:
@@ -204,7 +209,8 @@ def _check(config: Config, path: Path) -> None:
     """What no type can say."""
     networks(config.server.trusted_proxies, path, "server.trusted_proxies")
     networks(config.webhook.allow_from, path, "webhook.allow_from")
-    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):\d{1,5}|unix:.+", config.server.bind):
+    bind = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})|unix:.+", config.server.bind)
+    if bind is None or int(bind[1] or 0) > 65535:
         raise ConfigError(f"{path}: server.bind: found {show(config.server.bind)}; allowed: HOST:PORT or unix:PATH")
     for key, url, schemes in (("wukongim.api_url", config.wukongim.api_url, "https?"),):
         if url and not re.fullmatch(rf"{schemes}://[^\s/]+(/\S*)?", url):
@@ -231,8 +237,8 @@ def _check_templates(notification: Notification, path: Path) -> None:
             if name not in templates:
                 raise ConfigError(f"{where}.{name}: missing; allowed: a text")
         for name, text in templates.items():
-            _check_placeholders(f"{where}.{name}", text, {"sender", "text"} if name == "group" else {"content"})
-    names = {"skip", *notification.templates[notification.locale]}
+            _check_placeholders(f"{where}.{name}", text, _PLACEHOLDERS.get(name, {"content"}))
+    names = {"skip", *notification.templates[notification.locale]} - {"group"}
     for kind, name in notification.types.items():
         if name not in names:
             raise ConfigError(
@@ -244,9 +250,10 @@ def _check_templates(notification: Notification, path: Path) -> None:
 def _check_placeholders(where: str, text: str, allowed: set[str]) -> None:
     wanted = ", ".join("{" + name + "}" for name in sorted(allowed))
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+        fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
     except ValueError:
-        fields = ["{"]
-    for field in fields:
-        if field not in allowed:
-            raise ConfigError(f"{where}: found the placeholder {{{field}}}; allowed: {wanted}")
+        raise ConfigError(f"{where}: found a single brace; allowed: {wanted}, and {{{{ or }}}} for a brace") from None
+    for _, field, format_, conversion in fields:
+        if field not in allowed or format_ or conversion:
+            written = f"{field}{'!' + conversion if conversion else ''}{':' + format_ if format_ else ''}"
+            raise ConfigError(f"{where}: found the placeholder {{{written}}}; allowed: {wanted or 'none'}")

@@ -43,6 +43,9 @@ def _is_stale(before: Connection | None, status: Status, now: int) -> bool:
         return False
     if status.online:
         return before.closed == status.connection and now - before.closed_at < STALE_WITHIN
+    if not before.online and status.device_count:
+        # It speaks of others still open, but all have closed since: an "offline" makes nobody online.
+        return before.closed is not None and now - before.closed_at < STALE_WITHIN
     # With a single connection open after the last "online", an older one that closes had closed before it.
     return (
         before.online

@@ -46,9 +46,9 @@ def notice(
     templates = style.templates[choose_locale(locale, style)]
     shown = style.show_content if show_content is None else show_content and style.show_content
     channel_type, channel_id = message.thread
-    sender = names.sender or (templates["system"] if message.from_uid in SYSTEM_SENDERS else message.from_uid)
+    sender = names.sender or (templates["system"].format() if message.from_uid in SYSTEM_SENDERS else message.from_uid)
     title = sender if channel_type == PERSON else names.channel or channel_id or sender
-    text = _text(message, content, templates, style) if shown else templates["hidden"]
+    text = _text(message, content, templates, style) if shown else templates["hidden"].format()
     if shown and channel_type != PERSON:
         text = templates["group"].format(sender=sender, text=text)
     return Notice(
@@ -73,18 +73,18 @@ def choose_locale(wanted: str, style: Style) -> str:
     for length in range(len(parts), 0, -1):
         candidate = "-".join(parts[:length]).lower()
         for locale in style.templates:
-            if locale.lower() == candidate:
+            if locale.replace("_", "-").lower() == candidate:
                 return locale
     return style.locale
 
 
 def _text(message: Message, content: Content, templates: dict[str, str], style: Style) -> str:
     if message.encrypted:
-        return templates["hidden"]
+        return templates["hidden"].format()
     template = templates.get(style.types.get(content.type, "default"), templates["default"])
     if "{content}" in template and not content.text:
         template = templates["default"]
-    return template.replace("{content}", content.text)
+    return template.format(content=content.text)
 
 
 def _thread(channel_type: int, channel_id: str) -> str:

@@ -52,12 +52,22 @@ def read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         place = f"line {where.line + 1}, column {where.column + 1}: " if where else ""
-        raise ConfigError(f"{path}: {place}no valid YAML: {getattr(error, 'problem', error)}") from None
+        raise ConfigError(f"{path}: {place}no valid YAML: {_problem(error)}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: found {show(raw)}; allowed: sections such as server: and providers:")
     return {str(key): value for key, value in raw.items()}
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What the parser says, without the text that begins with a sign of YAML's own: it may be a secret."""
+    problem = str(getattr(error, "problem", error))
+    if isinstance(error, yaml.composer.ComposerError) and "alias" in problem:
+        return "found a text that begins with *; allowed: such a text in quotes"
+    if isinstance(error, yaml.constructor.ConstructorError) and "tag" in problem:
+        return "found a text that begins with !; allowed: such a text in quotes"
+    return problem
 
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -140,13 +150,15 @@ def _explain(error: str, raw: Any, into: type, prefix: str) -> str:
     """msgspec's message as: key, what was found, what is allowed."""
     problem, _, location = error.partition(" - at ")
     parts = re.findall(r"\.([^.\[`]+)|\[(\d+)\]|\[\.\.\.\]", location)
-    keys = [a or b for a, b in parts]
+    keys: list[str] = []
     found: Any = raw
-    for key in keys:
-        found = found[int(key)] if isinstance(found, list) and key.isdigit() else _get(found, key)
+    for name, index in parts:
+        key = name or index or _culprit(found, _struct_at(into, keys))
+        found = found[int(index)] if index and isinstance(found, list) else _get(found, key)
+        keys.append(f"[{index}]" if index else key)
     unknown = re.search(r"unknown field `(.+)`", problem)
     missing = re.search(r"missing required field `(.+)`", problem)
-    where = ".".join(filter(None, [prefix, *keys]))
+    where = ".".join(filter(None, [prefix, *keys])).replace(".[", "[")
     if unknown:
         struct = _struct_at(into, keys)
         allowed = ", ".join(sorted(_public_names(struct)))
@@ -160,12 +172,26 @@ def _explain(error: str, raw: Any, into: type, prefix: str) -> str:
     return f"{where}: found {shown}; allowed: {', '.join(map(str, choices)) or _allowed(problem)}"
 
 
+def _culprit(found: Any, kind: Any) -> str:
+    """Which key of a mapping of any keys has a value of a wrong type: msgspec does not name it."""
+    wanted = typing.get_args(kind)
+    for key, value in found.items() if isinstance(found, dict) and len(wanted) == 2 else ():
+        try:
+            msgspec.convert(value, wanted[1], strict=False, dec_hook=_decode_special)
+        except msgspec.ValidationError:
+            return str(key)
+    return ""
+
+
 def _get(found: Any, key: str) -> Any:
     return found.get(key) if isinstance(found, dict) else None
 
 
 def _struct_at(into: Any, keys: list[str]) -> Any:
     for key in keys:
+        if typing.get_origin(into) is dict:
+            into = typing.get_args(into)[1]
+            continue
         for field in msgspec.structs.fields(into) if isinstance(into, type) and issubclass(into, Struct) else ():
             if field.name == key:
                 into = field.type

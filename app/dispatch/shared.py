@@ -50,6 +50,8 @@ class Shared:
 
     async def read(self, function: Callable[[], T]) -> T:
         """Run a function that reads the database, beside a write that is under way."""
+        if self.db.reads_at_once:
+            return function()
         return await asyncio.get_running_loop().run_in_executor(self._reads, function)
 
     async def write(self, function: Callable[[], T]) -> T:

@@ -87,7 +87,7 @@ def look_up(db: Database, batch: Sequence[tuple[Parsed, Sequence[str]]], decided
     threads = {(message.channel_type, message.channel_id) for message in messages}
     with db.read() as connection:
         return Known(
-            devices=devices.of_users(connection, uids),
+            devices=devices.to_push(connection, uids),
             settings=people.settings(connection, list({*uids, *(message.from_uid for message in messages)})),
             presence=presence_store.of_users(connection, uids),
             channels=people.channel_names(connection, list(threads)),

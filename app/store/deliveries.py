@@ -48,28 +48,28 @@ def insert_new(connection: Connection, rows: Sequence[Delivery], owner: str | No
     if not rows:
         return 0
     keys.remember(connection, (row.uid for row in rows))
-    values = [_values(row, owner) for row in rows]
-    return connection.execute(dialect.insert_new(connection, deliveries), values).rowcount
+    statement = dialect.Bulk(connection, dialect.insert_new(connection, deliveries), (*_COLUMNS, "owner"))
+    return statement.run(connection, [(*_values(row), owner if row.due_at is not None else None) for row in rows])
 
 
-def _values(row: Delivery, owner: str | None) -> dict[str, Any]:
-    return {
-        "message_id": row.message_id,
-        "uid": keys.key(row.uid),
-        "device_id": row.device_id,
-        "provider": row.provider,
-        "outcome": row.outcome,
-        "reason": row.reason[:255],
-        "provider_id": row.provider_id[:255],
-        "source": row.source,
-        "attempts": row.attempts,
-        "first_at": row.first_at,
-        "at": row.at,
-        "latency_ms": row.latency_ms,
-        "due_at": row.due_at,
-        "owner": owner if row.due_at is not None else None,
-        "event_id": row.event_id,
-    }
+def _values(row: Delivery) -> tuple[Any, ...]:
+    """In the order of _COLUMNS."""
+    return (
+        row.message_id,
+        keys.key(row.uid),
+        row.device_id,
+        row.provider,
+        row.outcome.value,
+        row.reason[:255],
+        row.provider_id[:255],
+        row.source,
+        row.attempts,
+        row.first_at,
+        row.at,
+        row.latency_ms,
+        row.due_at,
+        row.event_id,
+    )
 
 
 def update_held_by(connection: Connection, rows: Sequence[Delivery], owner: str) -> int:
@@ -84,7 +84,7 @@ def update_held_by(connection: Connection, rows: Sequence[Delivery], owner: str)
     )
     values = []
     for row in rows:
-        stored = _values(row, None)
+        stored = dict(zip(_COLUMNS, _values(row), strict=True))
         values.append({"row_id": row.id, **{f"new_{name}": stored[name] for name in changed}})
     return connection.execute(statement, values).rowcount
 

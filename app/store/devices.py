@@ -71,6 +71,30 @@ def of_users(connection: Connection, uids: Sequence[str]) -> dict[str, list[Devi
     return found
 
 
+def to_push(connection: Connection, uids: Sequence[str]) -> dict[str, list[Device]]:
+    """The devices of each user who has any, with those fields only that a push needs."""
+    by_key = {keys.key(uid): uid for uid in uids}
+    found: dict[str, list[Device]] = {}
+    for some in dialect.chunks(list(by_key)):
+        for row in connection.execute(_TO_PUSH.where(devices.c.uid.in_(some))).all():
+            key, device_id, provider, token, registered_at, locale = row
+            uid = by_key[key]
+            device = Device(uid, device_id, provider, token, registered_at, locale=locale)
+            if uid in found:
+                found[uid].append(device)
+            else:
+                found[uid] = [device]
+    return found
+
+
+_TO_PUSH = select(
+    devices.c.uid,
+    devices.c.device_id,
+    devices.c.provider,
+    devices.c.token,
+    devices.c.registered_at,
+    devices.c.locale,
+)
 _SELECT = select(
     devices.c.uid,
     devices.c.device_id,

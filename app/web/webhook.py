@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import time
 from urllib.parse import parse_qs
 
 import structlog
 from flask import Blueprint, Response, request
 from msgspec import Struct
+from werkzeug.exceptions import HTTPException
 
 from app import metrics
 from app.config import Networks
@@ -36,18 +38,22 @@ def blueprint(intake: Intake, origin: Origin, max_body: int) -> Blueprint:
     # A server that was given an address without a path posts to "/".
     @webhook.post("/")
     @webhook.post("/webhook")
-    @webhook.post("/webhook/<secret>")
+    @webhook.post("/webhook/<path:secret>")
     def receive(secret: str = "") -> Response:
         started = time.perf_counter()
         query = _query()
         event = query.get("event", "")
         label = event if event in KINDS else "other"
-        status = 200
+        status = 500
         try:
             _authorise(origin, secret, query.get("token", ""))
             _accept(intake, event, max_body)
+            status = 200
         except ApiError as error:
             status = error.status
+            raise
+        except HTTPException as error:
+            status = error.code or status
             raise
         finally:
             metrics.WEBHOOKS.labels(label, str(status)).inc()
@@ -88,17 +94,25 @@ def _authorise(origin: Origin, in_path: str, in_query: str) -> None:
 def client_address(
     peer: str | None, forwarded: list[str], trusted: Networks
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Who really called: the last hop that no trusted proxy vouches for. None for a Unix socket."""
+    """Who really called: the last hop that no trusted proxy vouches for. None for a Unix socket.
+
+    Raises ApiError where a trusted proxy names what is no address: whoever called is unknown then.
+    """
     if not peer:
         return None
-    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
+    hops = [hop.strip() for line in forwarded for hop in line.split(",") if hop.strip()]
     address = _address(peer)
     while hops and any(address in network for network in trusted):
+        hop = _PORT.sub(r"\1\2", hops.pop())
         try:
-            address = _address(hops.pop())
+            address = _address(hop)
         except ValueError:
-            break
+            raise ApiError(403, "forbidden", "X-Forwarded-For: found no address; allowed: IP addresses") from None
     return address
+
+
+_PORT = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?")
+"""Some proxies write the port behind the address."""
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -108,6 +108,39 @@ BROKEN: list[tuple[str, str]] = [
         "notification.templates.en.group: found the placeholder {content}; allowed: {sender}, {text}",
     ),
     (
+        "notification: {templates: {en: {group: '{sender:>9} {text}'}}}\n",
+        "notification.templates.en.group: found the placeholder {sender:>9}; allowed: {sender}, {text}",
+    ),
+    (
+        "notification: {templates: {en: {group: '{sender!x} {text}'}}}\n",
+        "notification.templates.en.group: found the placeholder {sender!x}; allowed: {sender}, {text}",
+    ),
+    (
+        "notification: {templates: {en: {hidden: '{content}'}}}\n",
+        "notification.templates.en.hidden: found the placeholder {content}; allowed: none",
+    ),
+    (
+        "notification: {templates: {zh: {text: 5}}}\n",
+        "notification.templates.zh.text: found 5; allowed: a text (in quotes)",
+    ),
+    ("notification: {templates: {en: {}, zh: 5}}\n", "notification.templates.zh: found 5; allowed: a section"),
+    ("notification: {types: {'1': text, '2': 5}}\n", "notification.types.2: found 5; allowed: a text (in quotes)"),
+    ("webhook: {allow_from: [any, 5]}\n", "webhook.allow_from[1]: found 5; allowed: a text (in quotes)"),
+    ("server: {bind: '127.0.0.1:65536'}\n", "server.bind: found '127.0.0.1:65536'; allowed: HOST:PORT or unix:PATH"),
+    (
+        "path: elsewhere\n",
+        "path: unknown key; allowed: admin, dispatcher, notification, presence, providers, retry, server, storage, "
+        "trace, webhook, wukongim",
+    ),
+    (
+        "admin: {token: *hunter2}\n",
+        "line 1, column 16: no valid YAML: found a text that begins with *; allowed: such a text in quotes",
+    ),
+    (
+        "admin: {token: !hunter2 x}\n",
+        "line 1, column 16: no valid YAML: found a text that begins with !; allowed: such a text in quotes",
+    ),
+    (
         "notification: {types: {x: text}}\n",
         "notification.types.x: allowed: a payload type or a range such as 1000-1022",
     ),
@@ -149,7 +182,7 @@ def test_what_is_said_of_a_broken_file(tmp_path: Path, text: str, said: str) -> 
         ("webhook: {allow_from: [loopback, 10.0.0.1/8]}\n", "webhook.allow_from[1]: found '10.0.0.1/8' ("),
         ("server: {trusted_proxies: [nginx]}\n", "server.trusted_proxies[0]: found 'nginx' ("),
         ("notification: {types: {'1': nothing}}\n", "notification.types.1: found 'nothing'; allowed: call, card, "),
-        ("notification: {templates: {en: {text: '{'}}}\n", "notification.templates.en.text: found the placeholder"),
+        ("notification: {templates: {en: {text: '{'}}}\n", "notification.templates.en.text: found a single brace; "),
         ("unknown: 1\n", "unknown: unknown key; allowed: admin, dispatcher, notification, "),
     ],
 )
@@ -248,6 +281,12 @@ def test_words_are_changed_one_by_one(tmp_path: Path) -> None:
 
 def test_numbers_as_keys_need_no_quotes(tmp_path: Path) -> None:
     assert good(tmp_path, "notification: {types: {5000: image}}\n" + CONSOLE).notification.types["5000"] == "image"
+
+
+def test_the_frame_of_group_messages_is_no_word_for_a_type(tmp_path: Path) -> None:
+    said = fault(tmp_path, "notification: {types: {'1': group}}\n" + CONSOLE)
+    assert said.startswith("notification.types.1: found 'group'; allowed: call, ")
+    assert " group," not in said
 
 
 def test_ranges_of_types() -> None:

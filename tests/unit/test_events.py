@@ -227,6 +227,16 @@ def test_half_a_surrogate_pair_in_a_compressed_list_costs_only_itself() -> None:
     assert (recipients.uids, recipients.bad, recipients.lost) == (("a", "b"), 1, "")
 
 
+@pytest.mark.parametrize("number", ["9" * 100, "-" + "9" * 100, "9" * 5_000, "1e999", "-1e999"])
+def test_a_huge_number_costs_only_its_element(number: str) -> None:
+    text = f'["u-1-0-1-9-1-1", {number}]'.encode()
+    assert events.statuses(text) == ([Status("u-1", 0, True, 9, 1, 1)], 1)
+    messages, bad = events.notify(f'[{{"message_id": {number}}}, {{"message_id": {BIG}}}]'.encode())
+    assert (messages, bad) == ([Message(message_id=BIG)], 1)
+    with pytest.raises(BadEvent, match="^message_id: found "):
+        events.offline(f'{{"message_id": {number}}}'.encode())
+
+
 @given(st.binary(max_size=300))
 def test_any_payload_arrives_byte_for_byte(payload: bytes) -> None:
     message = events.offline(body(payload=base64.b64encode(payload).decode()))[0]

@@ -98,6 +98,21 @@ def test_an_older_connection_that_outlives_the_newer_one_is_believed() -> None:
     assert online(after(on(0, 82), on(0, 90, 2, 2), off(0, 90, 1, 1), off(0, 82))) == set()
 
 
+def test_a_late_offline_that_speaks_of_others_makes_nobody_online() -> None:
+    """The second of two sessions closes before the word of the first one's end has come, or it comes again."""
+    true = (on(0, 1), on(0, 2, 2, 2), off(0, 1, 1, 1), off(0, 2))
+    assert online(after(*true)) == set()
+    assert online(after(true[0], true[1], true[3], true[2])) == set()
+    assert online(after(*true, true[2])) == set()
+    assert online(after(*true, *true[2:])) == set()
+
+
+def test_an_offline_that_speaks_of_others_long_after_is_believed() -> None:
+    known = after(on(0, 1), off(0, 1))
+    assert online(apply(known, off(0, 3, 1, 1), NOW + 100 + STALE_WITHIN)) == {0}
+    assert online(apply({}, off(0, 3, 1, 1), NOW)) == {0}
+
+
 def test_an_offline_with_a_lower_id_long_after_is_believed() -> None:
     """After a restart of the server the ids are low again."""
     known = after(on(0, 90))

@@ -94,6 +94,22 @@ def test_the_best_locale_there_is(wanted: str, locale: str) -> None:
     assert choose_locale(wanted, STYLE) == locale
 
 
+def test_templates_may_be_named_either_way() -> None:
+    templates = {**words.TEMPLATES, "pt_BR": {**words.TEMPLATES["en"], "image": "[Foto]"}}
+    style = Style(types=STYLE.types, templates=templates)
+    assert rendered(Content(2), locale="pt-br", style=style).body == "[Foto]"
+
+
+def test_doubled_braces_in_templates_are_braces() -> None:
+    changed = {"image": "{{}}", "text": "{{{content}}}", "hidden": "}}", "system": "{{", "group": "{{{sender}}} {text}"}
+    style = Style(types=STYLE.types, templates={"en": {**words.TEMPLATES["en"], **changed}})
+    assert rendered(Content(2), style=style).body == "{}"
+    assert rendered(Content(1, "{x}"), style=style).body == "{{x}}"
+    assert rendered(setting=0x20, style=style).body == "}"
+    assert rendered(from_uid="____system", style=style).title == "{"
+    assert rendered(Content(2), style=style, **GROUP).body == "{alice} {}"
+
+
 def test_the_longest_locale_wins() -> None:
     templates = {**words.TEMPLATES, "zh-TW": {**words.TEMPLATES["zh"], "image": "[圖片]"}}
     style = Style(types=STYLE.types, templates=templates, locale="zh")

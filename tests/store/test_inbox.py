@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Connection
+
+from app.store import deliveries, inbox
+from app.store.schema import FAILED
+from app.store.schema import events as table
+from tests.store.kit import ME, NOW, OTHER, arrival, bodies, claim, planned, put, rows, waiting
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", bytes(range(256)), b"x" * 700_000])
+def test_a_call_is_kept_byte_for_byte(db: Connection, body: bytes) -> None:
+    assert inbox.put(db, [arrival(body, received_at=NOW - 5)]) == 1
+    (event,) = claim(db)
+    assert (event.kind, event.body, event.received_at, event.attempts) == ("msg.offline", body, NOW - 5, 0)
+    assert inbox.load(db, [event.id]) == {event.id: event}
+
+
+def test_a_repeat_is_kept_once(db: Connection) -> None:
+    assert inbox.put(db, [arrival(b"a"), arrival(b"a", received_at=NOW + 1), arrival(b"b")]) == 2
+    assert inbox.put(db, [arrival(b"b")]) == 0
+    assert bodies(claim(db)) == [b"a", b"b"]
+
+
+def test_a_repeat_of_a_claimed_or_planned_call_is_one_too(db: Connection) -> None:
+    planned(db, b"a")
+    put(db, b"b")
+    claim(db)
+    assert inbox.put(db, [arrival(b"a"), arrival(b"b")]) == 0
+
+
+def test_a_call_that_is_gone_may_come_again_under_another_id(db: Connection) -> None:
+    put(db, b"a")
+    (first,) = claim(db)
+    inbox.remove(db, [first.id])
+    put(db, b"a")
+    (second,) = claim(db)
+    assert second.id > first.id
+
+
+def test_the_kind_is_part_of_what_a_repeat_is(db: Connection) -> None:
+    assert inbox.put(db, [arrival(b"a"), arrival(b"a", kind="test")]) == 2
+
+
+def test_statuses_are_kept_each_time(db: Connection) -> None:
+    same = arrival(b"[]", lane="status", once=False)
+    assert inbox.put(db, [same, same]) == 2
+    assert inbox.put(db, [same]) == 1
+    assert bodies(inbox.waiting(db, "status", 10)) == [b"[]"] * 3
+
+
+def test_waiting_calls_come_in_their_order_and_stay(db: Connection) -> None:
+    put(db, b"3", b"1", b"2", lane="status", once=False)
+    put(db, b"other")
+    assert bodies(inbox.waiting(db, "status", 2)) == [b"3", b"1"]
+    found = inbox.waiting(db, "status", 10)
+    assert bodies(found) == [b"3", b"1", b"2"]
+    inbox.remove(db, [event.id for event in found])
+    assert inbox.waiting(db, "status", 10) == []
+    assert bodies(claim(db)) == [b"other"]
+
+
+def test_calls_are_claimed_once_in_their_order(db: Connection) -> None:
+    put(db, b"b", b"a", b"c")
+    put(db, b"bulk", lane="bulk")
+    assert bodies(claim(db, limit=2)) == [b"b", b"a"]
+    assert bodies(claim(db, OTHER)) == [b"c"]
+    assert claim(db) == []
+    assert bodies(claim(db, lane="bulk")) == [b"bulk"]
+
+
+def test_a_claim_is_bounded_by_weight_and_takes_at_least_one(db: Connection) -> None:
+    put(db, b"a", b"b", b"c", weight=600)
+    put(db, b"d", weight=1)
+    assert bodies(claim(db, weight=100)) == [b"a"]
+    assert bodies(claim(db, weight=1_200)) == [b"b", b"c"]
+    assert bodies(claim(db, weight=1_200)) == [b"d"]
+
+
+def test_a_large_body_is_heavy_too(db: Connection) -> None:
+    put(db, b"x" * 64_000, b"y")
+    assert len(claim(db, weight=500)) == 1
+
+
+def test_a_lease_that_ran_out_is_claimed_again(db: Connection) -> None:
+    put(db, b"a")
+    claim(db)
+    assert claim(db, OTHER, now=NOW + 1_000) == []
+    assert bodies(claim(db, OTHER, now=NOW + 1_001)) == [b"a"]
+
+
+def test_renewed_leases_hold(db: Connection) -> None:
+    put(db, b"a")
+    claim(db)
+    inbox.renew(db, OTHER, NOW)
+    inbox.renew(db, ME, NOW + 5_000)
+    assert claim(db, OTHER, now=NOW + 5_000) == []
+    assert bodies(claim(db, OTHER, now=NOW + 5_001)) == [b"a"]
+
+
+def test_rescue_frees_what_the_former_process_held(db: Connection) -> None:
+    put(db, b"a", b"b", b"c")
+    claim(db, limit=1)
+    claim(db, OTHER, limit=1)
+    assert inbox.rescue(db, ME) == 1
+    assert inbox.rescue(db, ME) == 0
+    assert bodies(claim(db)) == [b"a", b"c"]
+
+
+def test_work_is_what_could_be_claimed(db: Connection) -> None:
+    assert not inbox.has_work(db, ("status", "normal"), NOW)
+    put(db, b"a")
+    assert inbox.has_work(db, ("status", "normal"), NOW)
+    assert not inbox.has_work(db, ("status", "bulk"), NOW)
+    (event,) = claim(db)
+    assert not inbox.has_work(db, ("normal",), NOW + 1_000)
+    assert inbox.has_work(db, ("normal",), NOW + 1_001)
+    inbox.give_back(db, event.id, ME, NOW + 9_000, 1, False)
+    assert not inbox.has_work(db, ("normal",), NOW + 8_999)
+    assert inbox.has_work(db, ("normal",), NOW + 9_000)
+
+
+def test_a_call_given_back_waits_and_counts(db: Connection) -> None:
+    put(db, b"a")
+    (event,) = claim(db)
+    inbox.give_back(db, event.id, ME, NOW + 500, 3, False)
+    assert claim(db, now=NOW + 499) == []
+    (again,) = claim(db, OTHER, now=NOW + 500)
+    assert (again.id, again.attempts) == (event.id, 3)
+
+
+def test_a_call_that_failed_too_often_is_set_aside(db: Connection) -> None:
+    put(db, b"a")
+    (event,) = claim(db)
+    inbox.give_back(db, event.id, ME, NOW, 5, True)
+    assert claim(db, now=NOW + 10**9) == []
+    assert [row.state for row in rows(db, table)] == [FAILED]
+    inbox.sweep_all(db)
+    assert inbox.load(db, [event.id])
+
+
+def test_only_the_holder_gives_back_or_ends_a_call(db: Connection) -> None:
+    put(db, b"a")
+    (event,) = claim(db)
+    claim(db, OTHER, now=NOW + 2_000)
+    inbox.give_back(db, event.id, ME, 0, 9, True)
+    assert inbox.planned(db, [event.id], ME) == 0
+    assert inbox.load(db, [event.id])[event.id].attempts == 0
+    assert inbox.rescue(db, OTHER) == 1
+
+
+def test_a_planned_call_goes_when_nothing_refers_to_it(db: Connection) -> None:
+    put(db, b"refers", b"done")
+    refers, done = claim(db)
+    deliveries.insert_new(db, [waiting(event_id=refers.id)])
+    assert inbox.planned(db, [refers.id, done.id], ME) == 2
+    assert list(inbox.load(db, [refers.id, done.id])) == [refers.id]
+    assert claim(db, now=NOW + 10**9) == []
+
+
+def test_sweeping_removes_planned_calls_only(db: Connection) -> None:
+    (kept,) = planned(db, b"refers")
+    put(db, b"todo", b"claimed")
+    todo, claimed = claim(db)
+    inbox.rescue(db, ME)
+    claim(db, limit=1)
+    ids = [kept, todo.id, claimed.id]
+    inbox.sweep(db, ids)
+    inbox.sweep_all(db)
+    assert sorted(inbox.load(db, ids)) == sorted(ids)
+    deliveries.end_orphans(db, [], NOW)
+    deliveries.forget(db, NOW + 1, 10)
+    inbox.sweep(db, [*ids, kept])
+    assert sorted(inbox.load(db, ids)) == sorted(ids[1:])
+
+
+def test_depth_counts_by_lane_what_is_to_be_planned(db: Connection) -> None:
+    assert inbox.depth(db) == {}
+    planned(db, b"planned")
+    put(db, b"a", b"b", received_at=NOW - 7)
+    put(db, b"c", received_at=NOW - 9)
+    put(db, b"[]", lane="status", once=False)
+    claim(db, limit=1)
+    put(db, b"n", received_at=NOW - 1, lane="other")
+    put(db, b"m", received_at=NOW - 3, lane="bulk")
+    for lane in ("other", "bulk"):
+        (event,) = claim(db, lane=lane)
+        inbox.give_back(db, event.id, ME, 0, 5, True)
+    assert inbox.depth(db) == {"normal": (3, NOW - 9), "status": (1, NOW), "failed": (2, NOW - 3)}
+
+
+def test_more_calls_than_fit_one_statement(db: Connection) -> None:
+    put(db, *(str(n).encode() for n in range(1_201)), weight=0)
+    ids = [event.id for _ in range(3) for event in claim(db, limit=500)]
+    assert len(set(ids)) == 1_201
+    assert list(inbox.load(db, ids)) == ids
+    assert inbox.planned(db, ids, ME) == 1_201
+    assert inbox.load(db, ids) == {}
+
+
+def test_nothing_is_fine(db: Connection) -> None:
+    inbox.remove(db, [])
+    inbox.sweep(db, [])
+    assert inbox.planned(db, [], ME) == 0
+    assert inbox.load(db, []) == {}

@@ -1,0 +1,75 @@
+"""The webhook and the health pages over a real SQLite store, without sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint
+from werkzeug.test import TestResponse
+
+from app.config import networks
+from app.dispatch.steps import Rules, Take, take
+from app.intake import NORMAL_LANE, Intake
+from app.model import Connections
+from app.plan import Policy
+from app.render import Style
+from app.store import inbox, presence
+from app.store.opening import open_database
+from app.store.rows import Event
+from app.store.writer import GroupCommit
+from app.web import create_app
+from app.web.webhook import Origin
+
+NOW = 1_785_398_400_000
+MAX_BODY = 100_000
+RULES = Rules(Policy(), Style(types={}, templates={}))
+
+
+class Bridge:
+    """Takes webhooks. now: the clock of the health pages. pokes: how often the dispatcher was poked."""
+
+    def __init__(
+        self,
+        folder: Path,
+        secret: bytes = b"",
+        allow_from: tuple[str, ...] = ("loopback", "private"),
+        trusted_proxies: tuple[str, ...] = (),
+    ) -> None:
+        self.database = open_database(folder, durability="normal")
+        self.now = NOW
+        self.pokes = 0
+        origin = Origin(secret, networks(allow_from, "", ""), networks(trusted_proxies, "", ""))
+        intake = Intake(GroupCommit(self.database), self._poke)
+        empty = Blueprint("admin", __name__)
+        self.client = create_app(self.database, intake, origin, MAX_BODY, empty, lambda: self.now).test_client()
+
+    def _poke(self) -> None:
+        self.pokes += 1
+
+    def post(self, event: str, body: bytes, path: str = "/webhook", **more: Any) -> TestResponse:
+        return self.client.post(f"{path}?event={event}", data=body, **more)
+
+    def call(self, url: str, body: bytes = b"[]", **more: Any) -> int:
+        """The status of the answer."""
+        return self.client.post(url, data=body, **more).status_code
+
+    def take(self, now: int = NOW) -> Take:
+        """What a dispatcher takes from the inbox: statuses are applied, messages claimed."""
+        return take(self.database, NORMAL_LANE, 1_000, 10**9, "me", 1_000, now, RULES)
+
+    def kept(self) -> list[Event]:
+        """All messages in the inbox."""
+        return self.take().claimed
+
+    def depth(self) -> dict[str, int]:
+        with self.database.read() as connection:
+            return {lane: count for lane, (count, _) in inbox.depth(connection).items()}
+
+    def presence(self, *uids: str) -> dict[str, Connections]:
+        with self.database.read() as connection:
+            return presence.of_users(connection, uids)
+
+    def online(self, *uids: str) -> set[str]:
+        found = self.presence(*uids)
+        return {uid for uid, known in found.items() if any(each.online for each in known.values())}
