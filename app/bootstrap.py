@@ -151,12 +151,14 @@ def dispatch(config: Config, slot: int = 0) -> None:
     lock = _hold_slot(config.data_dir, slot)
     providers = registry.providers(config)
     owner = f"{socket.gethostname()}/{slot}"[:96]
-    end = poke.listen(poke.addresses(config.data_dir, slot + 1)[slot])
+    address = poke.addresses(config.data_dir, slot + 1)[slot]
+    end = poke.listen(address)
     try:
         sys.setswitchinterval(SWITCH_INTERVAL)
         uvloop.run(_dispatch(config, database, providers, owner, end))
     finally:
         end.close()
+        Path(address).unlink(missing_ok=True)
         database.close()
         os.close(lock)
 

@@ -150,7 +150,9 @@ class Lane:
     async def _deliver(self, job: Job) -> None:
         started = time.monotonic()
         try:
-            outcome = await self._outcome(job)
+            outcome = await self._try(job)
+            if type(outcome) is not base.Delivered:
+                outcome = await self._second_try(job, outcome)
         except Exception:
             # A fault of ours in one push must end neither this lane nor the push.
             log.exception(
@@ -187,13 +189,13 @@ class Lane:
             return base.Misconfigured(f"most tokens are refused ({outcome.reason}): topic, environment or project?")
         return outcome
 
-    async def _outcome(self, job: Job) -> base.Outcome:
-        outcome = await self._try(job)
+    async def _second_try(self, job: Job, outcome: base.Outcome) -> base.Outcome:
+        """Where the first showed what to do better: another credential, or a smaller push."""
         if isinstance(outcome, base.Misconfigured) and outcome.renew:
-            outcome = await self._try(job)
-        elif isinstance(outcome, base.TooLarge):
+            return await self._try(job)
+        if isinstance(outcome, base.TooLarge):
             job.prepared = self.provider.prepare(job.notice, SMALLER_BUDGET)
-            outcome = await self._try(job)
+            return await self._try(job)
         return outcome
 
     async def _try(self, job: Job) -> base.Outcome:

@@ -48,8 +48,8 @@ def insert_new(connection: Connection, rows: Sequence[Delivery], owner: str | No
     if not rows:
         return 0
     keys.remember(connection, (row.uid for row in rows))
-    statement = dialect.Bulk(connection, dialect.insert_new(connection, deliveries), (*_COLUMNS, "owner"))
-    return statement.run(connection, [(*_values(row), owner if row.due_at is not None else None) for row in rows])
+    values = [(*_values(row), owner if row.due_at is not None else None) for row in rows]
+    return dialect.insert_rows(connection, dialect.insert_new(connection, deliveries), (*_COLUMNS, "owner"), values)
 
 
 def _values(row: Delivery) -> tuple[Any, ...]:

@@ -54,11 +54,15 @@ class _Stored(Collector):
         self._now = now
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        with self._database.read() as connection:
-            queue = inbox.depth(connection)
-            pending = deliveries.pending(connection)
-            beats = health.beats(connection)
-            online = presence_store.online(connection)
+        try:
+            with self._database.read() as connection:
+                queue = inbox.depth(connection)
+                pending = deliveries.pending(connection)
+                beats = health.beats(connection)
+                online = presence_store.online(connection)
+        except DatabaseError:
+            # The counters are worth having then more than ever; /readyz says what is wrong.
+            return
         now = self._now()
         depth = GaugeMetricFamily("pushbridge_queue_depth", "Webhook calls to be planned.", labels=["lane"])
         age = GaugeMetricFamily("pushbridge_queue_age_seconds", "Age of the oldest of them.", labels=["lane"])

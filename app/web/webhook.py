@@ -79,8 +79,7 @@ def _authorise(origin: Origin, in_path: str, in_query: str) -> None:
         raise ApiError(403, "forbidden", f"{address} is not in webhook.allow_from")
     if not origin.secret:
         return
-    basic = request.authorization.password if request.authorization and request.authorization.type == "basic" else None
-    for given in (in_path, in_query, basic):
+    for given in (in_path, in_query, _password()):
         if given and hmac.compare_digest(given.encode(errors="replace"), origin.secret):
             return
     raise ApiError(
@@ -89,6 +88,14 @@ def _authorise(origin: Origin, in_path: str, in_query: str) -> None:
         "the webhook secret is missing or wrong; allowed: /webhook/<secret>, the password of Basic auth, or ?token=",
         {"WWW-Authenticate": 'Basic realm="webhook"'},
     )
+
+
+def _password() -> str | None:
+    try:
+        given = request.authorization
+    except ValueError:  # raised for credentials that are not ASCII
+        return None
+    return given.password if given and given.type == "basic" else None
 
 
 def client_address(

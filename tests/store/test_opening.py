@@ -89,9 +89,13 @@ def test_durability_is_what_sqlite_is_told(folder: Path, durability: str, level:
 
 
 def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
-    with pytest.raises(RuntimeError), database.write() as connection:
-        inbox.put(connection, [arrival(b"a")])
-        raise RuntimeError
+    def fail() -> None:
+        with database.write() as connection:
+            inbox.put(connection, [arrival(b"a")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     with database.write() as connection:
         assert claim(connection) == []
 

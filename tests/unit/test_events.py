@@ -233,7 +233,7 @@ def test_a_huge_number_costs_only_its_element(number: str) -> None:
     assert events.statuses(text) == ([Status("u-1", 0, True, 9, 1, 1)], 1)
     messages, bad = events.notify(f'[{{"message_id": {number}}}, {{"message_id": {BIG}}}]'.encode())
     assert (messages, bad) == ([Message(message_id=BIG)], 1)
-    with pytest.raises(BadEvent, match="^message_id: found "):
+    with pytest.raises(BadEvent, match=r"^message_id: found "):
         events.offline(f'{{"message_id": {number}}}'.encode())
 
 

@@ -22,7 +22,7 @@ from app.web import create_app
 from app.web.webhook import Origin
 
 NOW = 1_785_398_400_000
-MAX_BODY = 100_000
+MAX_BODY = 1_000_000
 RULES = Rules(Policy(), Style(types={}, templates={}))
 
 

@@ -3,13 +3,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from werkzeug.test import EnvironBuilder
 
 from app import events
 from app.events import NOTIFY, OFFLINE, STATUS
@@ -44,7 +42,6 @@ def test_200_with_an_empty_body_means_kept(bridge: Bridge, event: str) -> None:
     answer = bridge.post(event, GOOD[event])
     assert (answer.status_code, answer.data) == (200, b"")
     assert answer.headers["Content-Length"] == "0"
-    assert "Content-Type" not in answer.headers
     assert sum(bridge.depth().values()) == 1
     assert bridge.pokes == 1
 
@@ -92,7 +89,19 @@ def test_every_status_is_kept(bridge: Bridge) -> None:
 @pytest.mark.parametrize("event", [OFFLINE, NOTIFY, STATUS])
 @pytest.mark.parametrize(
     "body",
-    [b"", b"x", b"null", b"1", b'"text"', b"[" * 100_000, b"\xff\xfe", b"NaN", b'{"message_id":NaN}', b"[1,]", b"[NaN]"],
+    [
+        b"",
+        b"x",
+        b"null",
+        b"1",
+        b'"text"',
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"NaN",
+        b'{"message_id":NaN}',
+        b"[1,]",
+        b"[NaN]",
+    ],
     ids=range(11),
 )
 def test_what_is_not_the_json_it_should_be(bridge: Bridge, event: str, body: bytes) -> None:
@@ -154,22 +163,17 @@ def test_a_length_that_is_too_large_is_refused_unread(bridge: Bridge) -> None:
         def read(self, size: int = -1) -> bytes:
             raise AssertionError("the body was read")
 
-    builder = EnvironBuilder("/webhook?event=msg.offline", method="POST", content_length=10**12)
-    builder.input_stream = Unread()
-    assert bridge.client.open(builder).status_code == 413
+    unread = {"wsgi.input": Unread(), "CONTENT_LENGTH": str(10**12)}
+    assert bridge.client.post("/webhook?event=msg.offline", environ_overrides=unread).status_code == 413
 
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_body_without_a_length_is_bounded_too(bridge: Bridge, spare: int) -> None:
     """WuKongIM never sends one so, a proxy in between may."""
     body = message() + b" " * (MAX_BODY - len(message()) + spare)
-    builder = EnvironBuilder(
-        "/webhook?event=msg.offline", method="POST", environ_overrides={"wsgi.input_terminated": True}
-    )
-    builder.input_stream = io.BytesIO(body)
-    environ = builder.get_environ()
-    environ.pop("CONTENT_LENGTH", None)
-    assert bridge.client.open(environ).status_code == (413 if spare else 200)
+    chunked = {"wsgi.input": io.BytesIO(body), "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    answer = bridge.client.post("/webhook?event=msg.offline", environ_overrides=chunked)
+    assert answer.status_code == (413 if spare else 200)
     assert len(bridge.kept()) == 1 - spare
 
 
@@ -222,15 +226,8 @@ def test_calls_are_counted(bridge: Bridge, event: str, body: bytes, label: str, 
 
 
 @pytest.mark.parametrize("server", ["v2", "v3"])
-def test_every_captured_request_is_taken(bridged: Callable[..., Bridge], server: str) -> None:
-    bridge = bridged(secret=b"SECRET", allow_from=("any",))
+def test_every_captured_request_is_taken(bridge: Bridge, server: str) -> None:
     lines = [json.loads(line) for line in (CAPTURED / f"{server}.jsonl").read_text().splitlines()]
-    answers = {
-        bridge.call(
-            f"/webhook/SECRET?{line['query'].removeprefix('token=SECRET?').removeprefix('token=SECRET&')}",
-            line["body"].encode(),
-        )
-        for line in lines
-    }
+    answers = {bridge.call(f"{line['path']}?{line['query']}", line["body"].encode()) for line in lines}
     assert answers == {200}
     assert all(events.offline(event.body) for event in bridge.kept())

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from app.admin.figures import ALIVE_WITHIN
+from app.model import Connection, Outcome
+from app.store import deliveries, health, presence
+from app.store.rows import Delivery, Health
+from tests.web.bridge import NOW, Bridge
+
+
+def beat(bridge: Bridge, owner: str = "me", at: int = NOW) -> None:
+    with bridge.database.write() as connection:
+        health.beat(connection, Health(owner, at, "{}"))
+
+
+@contextmanager
+def unreachable(bridge: Bridge, folder: Path) -> Iterator[None]:
+    """The database cannot be opened meanwhile."""
+    bridge.database.close()
+    file, away = folder / "pushbridge.db", folder / "away"
+    file.rename(away)
+    file.mkdir()
+    yield
+    file.rmdir()
+    away.rename(file)
+
+
+def ready(bridge: Bridge) -> tuple[int, dict[str, str]]:
+    answer = bridge.client.get("/readyz")
+    document = answer.get_json()
+    assert document["status"] == ("ready" if answer.status_code == 200 else "not ready")
+    return answer.status_code, document["parts"]
+
+
+def figures(bridge: Bridge) -> dict[str, float]:
+    """Every sample by its name and labels."""
+    answer = bridge.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.content_type.startswith("text/plain")
+    return {
+        sample.name + "".join(f" {value}" for _, value in sorted(sample.labels.items())): sample.value
+        for family in parse(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_the_process_is_up(bridge: Bridge, store_folder: Path) -> None:
+    assert bridge.client.get("/healthz").get_json() == {"status": "ok"}
+    with unreachable(bridge, store_folder):
+        assert bridge.client.get("/healthz").status_code == 200
+
+
+def test_ready_while_a_dispatcher_beats(bridge: Bridge) -> None:
+    assert ready(bridge) == (503, {"storage": "ok", "dispatcher": "not running"})
+    beat(bridge)
+    assert ready(bridge) == (200, {"storage": "ok", "dispatcher": "ok"})
+    bridge.now = NOW + ALIVE_WITHIN
+    assert ready(bridge)[0] == 200
+    bridge.now += 1
+    assert ready(bridge) == (503, {"storage": "ok", "dispatcher": "not running"})
+    beat(bridge, "another", bridge.now)
+    assert ready(bridge)[0] == 200
+
+
+def test_not_ready_without_storage(bridge: Bridge, store_folder: Path) -> None:
+    beat(bridge)
+    with unreachable(bridge, store_folder):
+        assert ready(bridge) == (503, {"storage": "unreachable", "dispatcher": "unknown"})
+    assert ready(bridge)[0] == 200
+
+
+def test_the_figures_of_the_store(bridge: Bridge) -> None:
+    bridge.post("user.onlinestatus", b"[]")
+    beat(bridge, "alive")
+    beat(bridge, "dead", NOW - 10 * ALIVE_WITHIN)
+    with bridge.database.write() as connection:
+        presence.put(connection, {"u1": {0: Connection(True, NOW, NOW)}, "u2": {0: Connection(False, NOW, NOW)}})
+        held = Delivery(
+            message_id=1, uid="u1", device_id="", provider="", outcome=Outcome.HELD, first_at=NOW, at=NOW, due_at=NOW
+        )
+        deliveries.insert_new(connection, [held])
+    found = figures(bridge)
+    assert found["pushbridge_queue_depth status"] == 1
+    assert found["pushbridge_pending held"] == 1
+    assert found["pushbridge_dispatchers"] == 1
+    assert found["pushbridge_online_users"] == 1
+
+
+def test_the_age_of_the_oldest_call_is_in_seconds(bridge: Bridge) -> None:
+    bridge.post("msg.offline", b'{"message_id":1,"to_uids":["u"]}')
+    with bridge.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE events SET received_at = {NOW - 2_500}")
+    assert figures(bridge)["pushbridge_queue_age_seconds normal"] == 2.5
+
+
+def test_webhooks_are_counted_by_event_and_status(bridge: Bridge) -> None:
+    name = "pushbridge_webhooks_total msg.notify 400"
+    before = figures(bridge).get(name, 0)
+    bridge.post("msg.notify", b"x")
+    after = figures(bridge)
+    assert after[name] == before + 1
+    assert after["pushbridge_webhook_seconds_count msg.notify"] >= 1
+
+
+def test_what_was_counted_is_told_without_storage_too(bridge: Bridge, store_folder: Path) -> None:
+    bridge.post("msg.notify", b"x")
+    with unreachable(bridge, store_folder):
+        found = figures(bridge)
+    assert found["pushbridge_webhooks_total msg.notify 400"] >= 1
+    assert "pushbridge_dispatchers" not in found
