@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,8 +42,6 @@ log = structlog.get_logger()
 ASK_AFTER = 300
 """Milliseconds after a webhook at which WuKongIM is asked who is online: v2's answer is up to 200 ms late."""
 ASK_TIMEOUT = 2.0
-SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread that reads or writes the database lets the event loop go on; Python's own is 5 ms."""
 
 
 def config_path() -> Path:
@@ -154,7 +151,6 @@ def dispatch(config: Config, slot: int = 0) -> None:
     address = poke.addresses(config.data_dir, slot + 1)[slot]
     end = poke.listen(address)
     try:
-        sys.setswitchinterval(SWITCH_INTERVAL)
         uvloop.run(_dispatch(config, database, providers, owner, end))
     finally:
         end.close()

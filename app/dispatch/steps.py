@@ -21,6 +21,8 @@ from providers.kit.base import Notice, Provider
 
 log = structlog.get_logger()
 
+SETTLED_TOGETHER = 1_000
+"""New rows that are written in one transaction."""
 STATUS_CALLS = 200
 """Calls of `user.onlinestatus` that are applied in one transaction."""
 
@@ -319,10 +321,19 @@ def ended(row: Delivery, outcome: Outcome, reason: str, now: int, event_id: int 
 
 
 def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
-    """Write a batch in one transaction; how many of its changed rows somebody else held by then."""
+    """Write a batch; how many of its changed rows somebody else held by then.
+
+    New rows go ahead in transactions of their own where there are many: a webhook waits no longer than one of these.
+    What ends an event comes with the last of its rows, or after them.
+    """
+    rows = batch.new
+    while len(rows) > SETTLED_TOGETHER:
+        with db.write() as connection:
+            some = _recheck_held(connection, rows[:SETTLED_TOGETHER], rules.policy, now())
+            deliveries.insert_new(connection, some)
+        rows = rows[SETTLED_TOGETHER:]
     with db.write() as connection:
-        new = _recheck_held(connection, batch.new, rules.policy, now())
-        deliveries.insert_new(connection, new)
+        deliveries.insert_new(connection, _recheck_held(connection, rows, rules.policy, now()))
         lost = len(batch.changed) - deliveries.update_held_by(connection, batch.changed, owner)
         devices.drop(connection, batch.drops)
         if batch.finished:
