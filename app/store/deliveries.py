@@ -105,13 +105,16 @@ def claim_due(connection: Connection, provider: str, limit: int, owner: str, now
 
 
 def next_due(connection: Connection, providers: Iterable[str], owner: str) -> int | None:
-    """When the next row of these providers is due that `owner` does not hold already."""
+    """When the next row of these providers is due that `owner` does not hold already.
+
+    One that another process holds is due when its lease ends: that process may be dead.
+    """
     times = []
     for provider in providers:
         query = (
             select(deliveries.c.due_at)
             .where(deliveries.c.provider == provider, deliveries.c.due_at.is_not(None))
-            .where(deliveries.c.owner.is_(None))
+            .where(deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
             .order_by(deliveries.c.due_at)
             .limit(1)
         )

@@ -167,7 +167,8 @@ def test_a_repeat_of_a_webhook_delivers_once(service: Service, standin: StandinP
     assert len(service.pushes(standin, message_id)) == 1
 
 
-def test_goaway_in_mid_flight_loses_no_push(service: Service, standin: StandinProcess) -> None:
+def test_goaway_in_mid_flight_loses_no_push(start: Callable[..., Service], standin: StandinProcess) -> None:
+    service = start()
     uids = [f"goaway-{number}" for number in range(200)]
     service.register_many(
         [
@@ -188,7 +189,8 @@ def test_goaway_in_mid_flight_loses_no_push(service: Service, standin: StandinPr
     assert len(answered) == 200
 
 
-def test_a_token_that_is_never_answered_delays_nobody(service: Service, standin: StandinProcess) -> None:
+def test_a_token_that_is_never_answered_delays_nobody(start: Callable[..., Service], standin: StandinProcess) -> None:
+    service = start(providers={"ios": {"timeout": "4s"}})
     silent = apns_token(0xAA)
     service.register("silent", silent)
     standin.script(silent, [{"action": "hang", "forever": True}])

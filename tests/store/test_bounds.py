@@ -1,0 +1,82 @@
+"""Limits that hold whatever the ids, the rows and the processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+
+from app.store import deliveries, devices, keys, schema
+from app.store.dialect import ROWS, WriteLock
+from tests.store.kit import UIDS, delivery, device
+
+COUNT_IN_TWO = """
+import os, sys
+from pathlib import Path
+from app.store.dialect import WriteLock
+
+lock, counter = WriteLock(Path(sys.argv[1]) / "lock"), Path(sys.argv[1]) / "counter"
+with lock():
+    counter.write_text("0")
+child = os.fork()
+for _ in range(500):
+    with lock():
+        counter.write_text(str(int(counter.read_text()) + 1))
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(counter.read_text())
+"""
+
+
+@pytest.mark.parametrize("length", [*range(230, 260), 5_000])
+@pytest.mark.parametrize("letter", ["u", "é", "汉", "\U0001f600"])
+def test_a_key_fits_every_column_that_holds_one(letter: str, length: int) -> None:
+    columns = (schema.deliveries.c.uid, schema.devices.c.uid, schema.channels.c.channel_id, schema.long_names.c.key)
+    assert len(keys.key(letter * length)) <= min(column.type.length for column in columns)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("count", [ROWS - 1, ROWS, ROWS + 1, 3 * ROWS + 1])
+def test_repeats_are_counted_right_in_batches_of_any_size(db: Connection, count: int) -> None:
+    uids = [f"u{n}" for n in range(count)]
+    assert deliveries.insert_new(db, [delivery(uid, reason="first") for uid in uids[::2]]) == len(uids[::2])
+    assert deliveries.insert_new(db, [delivery(uid, reason="second") for uid in uids]) == len(uids[1::2])
+    found = deliveries.trace(db, limit=count + 1)
+    assert {row.uid for row in found if row.reason == "first"} == set(uids[::2])
+    assert {row.uid for row in found if row.reason == "second"} == set(uids[1::2])
+
+
+def test_devices_of_all_users_are_listed(db: Connection) -> None:
+    mine = [
+        device(uid, token=f"token {n}", provider=("ios", "android")[n % 2], locale="en") for n, uid in enumerate(UIDS)
+    ]
+    for each in mine:
+        devices.put(db, each)
+    assert {each.uid: each for each in devices.all_of(db, None, 100)} == {each.uid: each for each in mine}
+    assert {each.uid for each in devices.all_of(db, "ios", 100)} == set(UIDS[::2])
+    assert devices.all_of(db, None, 3) == devices.all_of(db, None, 100)[:3]
+    assert devices.all_of(db, "nobody's", 100) == []
+
+
+def test_the_lock_keeps_parent_and_child_apart(tmp_path: Path) -> None:
+    """A file that was opened before the fork would let both in."""
+    command = [sys.executable, "-c", COUNT_IN_TWO, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.stdout, run.stderr) == ("1000\n", "")
+
+
+def test_locking_often_opens_one_file(tmp_path: Path) -> None:
+    def lowest_free() -> int:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        os.close(descriptor)
+        return descriptor
+
+    lock, before = WriteLock(tmp_path / "write.lock"), lowest_free()
+    for _ in range(200):
+        with lock():
+            pass
+    assert lowest_free() < before + 100
