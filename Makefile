@@ -10,7 +10,7 @@ run: $(STAMP)
 	@$(BIN)/pushbridge serve
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: lint test
 

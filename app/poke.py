@@ -10,12 +10,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+LONGEST = 100
+"""Bytes of a socket's path; Linux takes 107 and macOS 103."""
+
 
 def addresses(data_dir: Path, slots: int) -> list[str]:
     """One socket a dispatcher process, in the folder for temporary files: paths of sockets must be short."""
     name = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir())
-    return [str(folder / f"pushbridge-{os.getuid()}-{name}-{slot}.sock") for slot in range(slots)]
+    sockets = [f"pushbridge-{os.getuid()}-{name}-{slot}.sock" for slot in range(slots)]
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) + len(sockets[-1]) > LONGEST:
+        folder = "/tmp"  # noqa: S108 - a name of our own in it, and anybody may poke
+    return [str(Path(folder) / socket_name) for socket_name in sockets]
 
 
 class Poker:
@@ -31,6 +37,9 @@ class Poker:
             # Nobody listening, or a full buffer: either way the dispatcher looks by itself soon.
             with contextlib.suppress(OSError):
                 self._socket.sendto(b"", address)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def listen(address: str) -> socket.socket:
