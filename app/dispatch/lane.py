@@ -24,7 +24,8 @@ log = structlog.get_logger()
 LOCAL_CAPACITY = 64
 """Pushes at once to a provider that needs no network."""
 QUEUE = 4
-"""The queue holds this many times what can be under way."""
+"""The queue holds this many times what can be under way, and LEAST at the least."""
+LEAST = 2_000
 SLICE = 500
 """Recipients that are planned together, and so jobs that may come at once."""
 STUCK = 0.25
@@ -67,6 +68,7 @@ class Lane:
         self._client = Client(provider.transport) if provider.transport is not None else None
         self._send: base.Send = self._client.send if self._client else _required(provider)
         self.capacity = self._client.capacity if self._client else LOCAL_CAPACITY
+        self._most = max(self.capacity * QUEUE, LEAST)
         self._queue: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self._running = 0
@@ -94,12 +96,11 @@ class Lane:
             if now < self.pause.until:
                 return 0
             return 1 - self.queued - self._running
-        return self.capacity * QUEUE - self.queued - self._running
+        return self._most - self.queued - self._running
 
     def worth_waiting(self, now: int) -> bool:
         """Whether this lane is full, but will have room so soon that nothing need overflow."""
-        wanted = min(SLICE, self.capacity * QUEUE // 2)
-        if self.pause is not None or self.room(now) >= wanted:
+        if self.pause is not None or self.room(now) >= SLICE:
             return False
         return time.monotonic() - self._progress_at < STUCK and self.queued < self._rate * FLOW
 
@@ -144,7 +145,7 @@ class Lane:
         if now - self._rate_from >= STUCK:
             self._rate = self._rate_count / (now - self._rate_from)
             self._rate_from, self._rate_count = now, 0
-        if self.queued <= self.capacity:
+        if self.queued + self._running == self._most - SLICE:
             self._on_room()
 
     async def _deliver(self, job: Job) -> None:
