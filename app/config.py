@@ -68,6 +68,7 @@ class Storage(_Section, frozen=True):
 class Dispatcher(_Section, frozen=True):
     embedded: bool = True
     processes: Annotated[int, Meta(ge=1, le=16)] = 1
+    pin: bool = True
 
 
 class Retry(_Section, frozen=True):

@@ -10,6 +10,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 
+import pytest
+
 from app.demo.standin import StandinProcess
 from tests.e2e.service import Service, apns_token, offline, until
 
@@ -79,6 +81,29 @@ def test_a_killed_dispatcher_is_back_within_two_seconds(start: Callable[..., Ser
     first = service.dispatcher()
     os.kill(first, signal.SIGKILL)
     until(lambda: service.dispatcher() != first, "another dispatcher runs", 2)
+
+
+CORES = os.sched_getaffinity(0) if sys.platform == "linux" else set()
+
+
+def cores_of_threads(pid: int) -> set[frozenset[int]]:
+    return {frozenset(os.sched_getaffinity(int(thread))) for thread in os.listdir(f"/proc/{pid}/task")}
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs Linux with two cores")
+def test_a_dispatcher_stays_on_one_core(start: Callable[..., Service], standin: StandinProcess) -> None:
+    service = start()
+    service.register("core", apns_token(0x53))
+    service.outcome(service.offline(["core"]), "core", "sent")  # the threads that send and write are there by now
+    (core,) = cores_of_threads(service.dispatcher())
+    assert len(core) == 1
+    assert core < CORES
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs Linux with two cores")
+def test_a_dispatcher_that_is_not_pinned_uses_every_core(start: Callable[..., Service]) -> None:
+    service = start(dispatcher={"pin": False})
+    assert cores_of_threads(service.dispatcher()) == {frozenset(CORES)}
 
 
 def test_sigterm_leaves_no_process_and_loses_nothing(start: Callable[..., Service], standin: StandinProcess) -> None:
