@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from app import config as configuration
 from app import registry
@@ -69,14 +70,10 @@ def _check_data_dir(config: Config, lines: list[str]) -> int:
     while not probe.exists() and probe != probe.parent:
         probe = probe.parent
     try:
-        if not probe.is_dir():
-            raise NotADirectoryError
-        if folder.exists():
-            test = folder / ".check"
-            test.touch()
-            test.unlink()
+        with TemporaryDirectory(dir=probe):
+            pass
     except OSError as error:
-        reason = error.strerror or "it is no folder"
+        reason = error.strerror
         lines.append(
             f"error: {config.path}: storage.data_dir: cannot write to {folder}: {reason}; allowed: a writable folder"
         )

@@ -41,7 +41,7 @@ def weight(kind: str, body: bytes) -> int:
     if kind == OFFLINE:
         document = _object(body)
         _message(document)
-        return len(_uid_list(document)) + len(_compressed(document)) // 6
+        return len(_uid_list(document)) + len(_compressed(document) or b"") // 6
     return len(_array(body, kind))
 
 
@@ -219,18 +219,18 @@ def _uid_list(document: dict[str, Any]) -> list[Any]:
     return value
 
 
-def _compressed(document: dict[str, Any]) -> bytes:
+def _compressed(document: dict[str, Any]) -> bytes | None:
     compress = document.get("compress")
     if compress is None or compress == "":
-        return b""
+        return None
     if compress != "gzip":
         raise BadEvent(f"compress: found {_kind(compress)}; allowed: gzip")
     return _base64(document, "compress_to_uids")
 
 
-def _inflate(data: bytes) -> tuple[list[Any], str]:
+def _inflate(data: bytes | None) -> tuple[list[Any], str]:
     """The list inside, as far as it is complete, and why it is not whole ("" where it is)."""
-    if not data:
+    if data is None:
         return [], ""
     inflater = zlib.decompressobj(wbits=31)
     lost = ""

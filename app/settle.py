@@ -68,7 +68,7 @@ def backoff(attempt: int, limits: Limits, jitter: float) -> int:
     """Milliseconds before the next attempt, after `attempt` (1 = the first) failed; `jitter` is from 0 to 1."""
     doublings = min(max(attempt - 1, 0), 40)
     delay = min(limits.first_delay * 2**doublings, limits.max_delay)
-    return int(delay * (0.75 + 0.5 * jitter))
+    return min(int(delay * (0.75 + 0.5 * jitter)), limits.max_delay)
 
 
 def decide(

@@ -87,7 +87,8 @@ def expand(value: Any, path: Path, key: str, environ: Mapping[str, str]) -> Any:
         found = environ.get(name) or default
         if found is None:
             raise ConfigError(
-                f"{path}: {key}: the environment has no {name}; allowed: set it, or write ${{{name}:-default}}"
+                f"{path}: {key}: the environment has no {name}, or an empty one; "
+                f"allowed: set it, or write ${{{name}:-default}}"
             )
         return found
 

@@ -28,6 +28,7 @@ BROKEN = {
     "providers: {a: {type: apns, topic: t, max_connections: 0}}\n": "providers.a.max_connections: found 0; allowed: ",
     "server: {workers: many}\n" + CONSOLE: "server.workers: found 'many'; allowed: a whole number",
     "storage: {data_dir: config.yaml}\n" + CONSOLE: "storage.data_dir: cannot write to ",
+    "storage: {data_dir: /proc/inside/data}\n" + CONSOLE: "storage.data_dir: cannot write to /proc/inside/data: ",
 }
 
 

@@ -157,10 +157,13 @@ BROKEN: list[tuple[str, str]] = [
     ("providers: {}\n", "providers: found none; allowed: at least one block such as console: {type: console}"),
     ("", "providers: found none; allowed: at least one block such as console: {type: console}"),
     ("- a\n", "found a list; allowed: sections such as server: and providers:"),
-    ("server: ${BIND}\n", "server: the environment has no BIND; allowed: set it, or write ${BIND:-default}"),
+    (
+        "server: ${BIND}\n",
+        "server: the environment has no BIND, or an empty one; allowed: set it, or write ${BIND:-default}",
+    ),
     (
         "webhook: {allow_from: [loopback, '${NET}']}\n",
-        "webhook.allow_from[1]: the environment has no NET; allowed: set it, or write ${NET:-default}",
+        "webhook.allow_from[1]: the environment has no NET, or an empty one; allowed: set it, or write ${NET:-default}",
     ),
 ]
 

@@ -222,6 +222,11 @@ def test_a_list_that_is_none(text: str) -> None:
     assert (recipients.uids, recipients.lost) == ((), "no JSON array")
 
 
+def test_a_compressed_list_of_no_bytes_is_lost() -> None:
+    assert events.offline(body(**packed(b"")))[1].lost == "cut short"
+    assert events.offline(body(compress="gzip"))[1].lost == "cut short"
+
+
 def test_half_a_surrogate_pair_in_a_compressed_list_costs_only_itself() -> None:
     recipients = events.offline(body(**packed(raw('["a","\\ud800","b"]'))))[1]
     assert (recipients.uids, recipients.bad, recipients.lost) == (("a", "b"), 1, "")
