@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, update
 
 from app.store import dialect
 from app.store.rows import Event
-from app.store.schema import FAILED, PLANNED, TODO, deliveries, events
+from app.store.schema import FAILED, NEW, PLANNED, deliveries, events
 
 
 class Arrival(Struct, frozen=True):
@@ -44,7 +44,7 @@ def _row(arrival: Arrival) -> dict[str, Any]:
         "body": arrival.body,
         "weight": arrival.weight,
         "lane": arrival.lane,
-        "state": TODO,
+        "state": NEW,
         "received_at": arrival.received_at,
         "not_before": 0,
         "attempts": 0,
@@ -55,7 +55,7 @@ def waiting(connection: Connection, lane: str, limit: int) -> list[Event]:
     """The oldest calls of a lane in the order of arrival, unclaimed; for work that is done within one transaction."""
     query = (
         select(events.c.id, events.c.kind, events.c.body, events.c.received_at, events.c.attempts)
-        .where(events.c.state == TODO, events.c.lane == lane)
+        .where(events.c.state == NEW, events.c.lane == lane)
         .order_by(events.c.id)
         .limit(limit)
         .with_for_update()
@@ -66,9 +66,7 @@ def waiting(connection: Connection, lane: str, limit: int) -> list[Event]:
 def has_work(connection: Connection, lanes: Sequence[str], now: int) -> bool:
     """Whether a call of these lanes could be claimed now."""
     free = or_(events.c.owner.is_(None), events.c.lease_until < now)
-    query = select(events.c.id).where(
-        events.c.state == TODO, events.c.lane.in_(lanes), events.c.not_before <= now, free
-    )
+    query = select(events.c.id).where(events.c.state == NEW, events.c.lane.in_(lanes), events.c.not_before <= now, free)
     return connection.execute(query.limit(1)).first() is not None
 
 
@@ -79,7 +77,7 @@ def claim(
     free = or_(events.c.owner.is_(None), events.c.lease_until < now)
     query = (
         select(events.c.id, events.c.weight + func.length(events.c.body) / 64)
-        .where(events.c.state == TODO, events.c.lane == lane, events.c.not_before <= now, free)
+        .where(events.c.state == NEW, events.c.lane == lane, events.c.not_before <= now, free)
         .order_by(events.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -148,19 +146,19 @@ def give_back(connection: Connection, event_id: int, owner: str, not_before: int
         "lease_until": None,
         "not_before": not_before,
         "attempts": attempts,
-        "state": FAILED if failed else TODO,
+        "state": FAILED if failed else NEW,
     }
     connection.execute(update(events).where(events.c.id == event_id, events.c.owner == owner).values(values))
 
 
 def renew(connection: Connection, owner: str, until: int) -> None:
     """Everything that `owner` holds stays its own until then."""
-    connection.execute(update(events).where(events.c.state == TODO, events.c.owner == owner).values(lease_until=until))
+    connection.execute(update(events).where(events.c.state == NEW, events.c.owner == owner).values(lease_until=until))
 
 
 def rescue(connection: Connection, owner: str) -> int:
     """Free what an earlier process under the same name held; how many."""
-    mine = and_(events.c.state == TODO, events.c.owner == owner)
+    mine = and_(events.c.state == NEW, events.c.owner == owner)
     return connection.execute(update(events).where(mine).values(owner=None, lease_until=None)).rowcount
 
 
@@ -168,7 +166,7 @@ def depth(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
     """By lane: how many calls wait to be planned, and when the oldest came; `failed` are those set aside."""
     query = (
         select(events.c.state, events.c.lane, func.count(), func.min(events.c.received_at))
-        .where(events.c.state.in_((TODO, FAILED)))
+        .where(events.c.state.in_((NEW, FAILED)))
         .group_by(events.c.state, events.c.lane)
     )
     result: dict[str, tuple[int, int | None]] = {}

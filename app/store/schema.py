@@ -26,7 +26,7 @@ Blob = LargeBinary().with_variant(mysql.LONGBLOB, "mysql")
 
 metadata = MetaData()
 
-TODO, PLANNED, FAILED = 0, 1, 2
+NEW, PLANNED, FAILED = 0, 1, 2
 """States of an event: to be planned; waiting for its deliveries; set aside because planning it failed too often."""
 
 events = Table(
