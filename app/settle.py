@@ -27,11 +27,10 @@ class Done(Struct, frozen=True):
 
 
 class RetryAt(Struct, frozen=True):
-    """Again at `at`. `counted`: whether this was an attempt."""
+    """Again at `at`."""
 
     at: int
     reason: str
-    counted: bool = True
 
 
 class Dead(Struct, frozen=True):
@@ -43,7 +42,7 @@ class Dead(Struct, frozen=True):
 class DropToken(Struct, frozen=True):
     """The device goes, unless its token was changed or registered again in the meantime.
 
-    before: only a registration older than this dies; None = whatever its age.
+    before: only a registration older than this dies; None = the one that was sent to.
     """
 
     reason: str

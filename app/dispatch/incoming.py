@@ -65,7 +65,7 @@ class Incoming:
                 await self._plan_slice(batch, bulk)
             except Exception:
                 # A fault of ours in one message must not keep the others from being sent.
-                log.exception("planning failed", action="plan", events=[p.parsed.event_id for p, _ in batch])
+                log.exception("planning failed", action="plan", event_ids=[p.parsed.event_id for p, _ in batch])
                 await self._isolate(batch, bulk)
         for progress in started:
             progress.planned = True
@@ -77,21 +77,21 @@ class Incoming:
                 await self._shared.room.wait()
 
     async def _isolate(self, batch: Slice, bulk: bool) -> None:
-        """Plan the messages of a batch that failed one by one, and give back the one that fails again."""
+        """Plan the messages of a batch that failed one by one; the one that fails again is given back in the end."""
         for progress, uids in batch:
             try:
                 await self._plan_slice([(progress, uids)], bulk)
             except Exception:
-                log.exception("planning failed", action="plan", event=progress.parsed.event_id)
+                log.exception("planning failed", action="plan", event_id=progress.parsed.event_id)
                 progress.failed = True
 
     async def _start(self, event: Event) -> Progress | None:
         """Parse a claimed event; None where it cannot be worked on now."""
         try:
             parsed = parse(event)
-        except BadEvent as error:
+        except Exception as error:
             # It was checked when it came, so only a newer version's stricter reading can bring this about.
-            log.error("event set aside", action="parse", event=event.id, error=str(error))
+            log.error("event set aside", action="parse", event_id=event.id, error=_said(error))
             await self._give_back(event.id, event.attempts, failed=True)
             return None
         recipients = parsed.recipients
@@ -125,9 +125,7 @@ class Incoming:
         known = await self._shared.read(lambda: steps.look_up(self._shared.db, pairs, decided=True))
         now = now_ms()
         renderer = self._shared.renderer()
-        jobs, rows, repeats = steps.plan_new(
-            batch, known, self._shared.rules, renderer, self._shared.providers, bulk, now
-        )
+        jobs, rows, repeats = steps.plan_new(batch, known, self._shared.rules, renderer, bulk, now)
         if repeats:
             metrics.DUPLICATES.inc(repeats)
         for row in rows:
@@ -136,6 +134,11 @@ class Incoming:
             if job.progress is not None:
                 job.progress.pending += 1
         self._shared.submit(jobs, now)
+
+
+def _said(error: Exception) -> str:
+    """What may be logged: only our own errors are known to hold no content."""
+    return str(error) if isinstance(error, BadEvent) else type(error).__name__
 
 
 def _slices(started: Sequence[Progress]) -> list[Slice]:

@@ -65,6 +65,7 @@ class Lane:
         self._on_settled = on_settled
         self._on_room = on_room
         self._guard = TokenGuard()
+        self._doubting = False
         self._client = Client(provider.transport) if provider.transport is not None else None
         self._send: base.Send = self._client.send if self._client else _required(provider)
         self.capacity = self._client.capacity if self._client else LOCAL_CAPACITY
@@ -118,16 +119,16 @@ class Lane:
             self._running += 1
             task = asyncio.create_task(self._run())
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._running -= 1
+            task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
-        while (job := self._next()) is not None:
-            await self._deliver(job)
-            self._measure()
+        try:
+            while (job := self._next()) is not None:
+                await self._deliver(job)
+                self._measure()
+        finally:
+            # Not when the task is seen to be done, a turn of the loop later: `submit` may come in between.
+            self._running -= 1
 
     def _next(self) -> Job | None:
         """Single messages go before those of large groups, save every eighth time."""
@@ -182,11 +183,12 @@ class Lane:
         self._on_settled(job, decision)
 
     def _doubt(self, outcome: base.Outcome, now: int) -> base.Outcome:
-        """A refused token is believed unless nearly all are refused at once."""
+        """A refused token is believed unless most are refused at once, and then not before one was taken again."""
         if not isinstance(outcome, base.TokenInvalid) or not outcome.suspect:
             self._guard.note(now, False)
             return outcome
-        if self._guard.note(now, True):
+        if self._guard.note(now, True) or self._doubting:
+            self._doubting = True
             return base.Misconfigured(f"most tokens are refused ({outcome.reason}): topic, environment or project?")
         return outcome
 
@@ -249,6 +251,7 @@ class Lane:
         log.info("provider works again", action="resume", provider=self.provider.name)
         self.pause = None
         self.probing = False
+        self._doubting = False
         self._on_room()
 
     def overflow(self, job: Job, now: int) -> None:

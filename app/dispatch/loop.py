@@ -68,8 +68,14 @@ class Dispatcher:
     async def run(self) -> None:
         """Work until `stop`; raises what a part of it failed with, since nothing here may go on half alive."""
         events, rows = await self._shared.write(self._rescue)
+        again = await self._shared.write(self._try_again)
         log.info(
-            "dispatcher started", action="start", owner=self._shared.owner, rescued_events=events, rescued_pushes=rows
+            "dispatcher started",
+            action="start",
+            owner=self._shared.owner,
+            rescued_events=events,
+            rescued_pushes=rows,
+            tried_again=again,
         )
         asyncio.get_running_loop().add_reader(self._poke, self._poked)
         settler = asyncio.create_task(self._settler.run())
@@ -85,10 +91,13 @@ class Dispatcher:
         stopping: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done():
-                    task.result()
-            await self._wind_up(tasks[1:], settler)
+            failed = [error for task in tasks if task.done() and (error := task.exception())]
+            try:
+                # In order after a failure too: what has been sent meanwhile would be sent again.
+                await self._wind_up(tasks[1:], settler)
+            finally:
+                if failed:
+                    raise failed[0]
         finally:
             for task in (*tasks, stopping):
                 task.cancel()
@@ -104,7 +113,7 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
         await asyncio.gather(*(lane.stop(GRACE) for lane in self._shared.lanes.values()))
-        settler.cancel()
+        self._settler.end()
         await asyncio.gather(settler, return_exceptions=True)
         await self._settler.flush()
 
@@ -121,6 +130,10 @@ class Dispatcher:
             return inbox.rescue(connection, self._shared.owner), deliveries.rescue(
                 connection, self._shared.owner, now_ms()
             )
+
+    def _try_again(self) -> int:
+        with self._shared.db.write() as connection:
+            return inbox.try_again(connection)
 
     def _poked(self) -> None:
         while True:
@@ -191,6 +204,8 @@ class Dispatcher:
             with self._shared.db.write() as connection:
                 deliveries.end_orphans(connection, ["", *self._shared.providers], now_ms())
                 presence_store.forget_offline(connection, now_ms() - max(self._shared.rules.policy.ttl, 3_600_000))
+                inbox.forget_failed(connection, before)
+                health.forget(connection, before)
                 removed = deliveries.forget(connection, before, TIDY_ROWS)
                 inbox.sweep_all(connection)
             return removed

@@ -33,9 +33,15 @@ class Settler:
         self._some = asyncio.Event()
         self._active: dict[int, list[Progress]] = {}
         self._reported: dict[tuple[str, str], float] = {}
+        self._ending = False
+
+    def end(self) -> None:
+        """Have `run` write what there is and return."""
+        self._ending = True
+        self._some.set()
 
     async def run(self) -> None:
-        while True:
+        while not self._ending:
             await self._some.wait()
             if len(self._batch) < ENOUGH:
                 # Commits cost the same for one row and for many; a moment later there are many, under load.
@@ -68,7 +74,10 @@ class Settler:
                 row = job.row(Outcome.DEAD, now, reason, event_id=event_id)
             case DropToken(reason, before):
                 row = job.row(Outcome.INVALID_TOKEN, now, reason)
-                self._batch.drops.append(Drop(job.device.uid, job.device.device_id, job.device.token, before))
+                sent_to = job.device.registered_at + 1
+                self._batch.drops.append(
+                    Drop(job.device.uid, job.device.device_id, job.device.token, before or sent_to)
+                )
         self.add(row, event_id)
         if job.progress is not None:
             job.progress.pending -= 1
@@ -86,11 +95,7 @@ class Settler:
         if not progress.planned or progress.pending or progress.finished:
             return
         progress.finished = True
-        message_id = progress.parsed.message.message_id
-        active = self._active.get(message_id, [])
-        active.remove(progress)
-        if not active:
-            self._active.pop(message_id, None)
+        self._batch.ended.append(progress)
         if progress.failed:
             attempts = progress.attempts + 1
             self._batch.given_back.append((progress.parsed.event_id, attempts, attempts >= EVENT_TRIES))
@@ -105,13 +110,27 @@ class Settler:
         batch, self._batch = self._batch, Batch()
         if not batch:
             return
-        lost = await shared.write(lambda: steps.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+        try:
+            lost = await shared.write(lambda: steps.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+        except Exception:
+            self._batch = batch + self._batch
+            raise
+        for progress in batch.ended:
+            self._forget(progress)
         if lost:
             log.warning("somebody else holds what was settled here", action="settle", owner=shared.owner, rows=lost)
         self._report()
         if any(row.due_at is not None for row in (*batch.new, *batch.changed)):
             shared.wake["due"].set()
             shared.wake["held"].set()
+
+    def _forget(self, progress: Progress) -> None:
+        """Not before its outcomes are written: a repeat that comes now finds them."""
+        message_id = progress.parsed.message.message_id
+        active = self._active[message_id]
+        active.remove(progress)
+        if not active:
+            del self._active[message_id]
 
     def _report(self) -> None:
         """Hand what was counted since the last time to the metrics: once a batch, not once a push."""

@@ -101,19 +101,24 @@ class Renderer:
     """Renders each message once for each provider, locale and wish, however many devices share them."""
 
     def __init__(self, rules: Rules, providers: Mapping[str, Provider]) -> None:
+        self.providers = providers
         self._style = rules.style
-        self._providers = providers
-        self._made: dict[tuple[Any, ...], tuple[Notice, Any]] = {}
+        self._made: dict[tuple[Any, ...], tuple[Notice, Any] | None] = {}
 
-    def prepared(self, parsed: Parsed, device: Device, known: Known) -> tuple[Notice, Any]:
+    def prepared(self, parsed: Parsed, device: Device, known: Known) -> tuple[Notice, Any] | None:
+        """What is sent of this message; None where this provider cannot make it, which is a fault of ours."""
         settings = known.settings.get(device.uid, _NOBODY)
         locale = device.locale or settings.locale
         key = (parsed.event_id, device.provider, locale, settings.show_content)
-        made = self._made.get(key)
-        if made is None:
-            notice = self._notice(parsed, known, locale, settings.show_content)
-            made = self._made[key] = (notice, self._providers[device.provider].prepare(notice))
-        return made
+        if key not in self._made:
+            try:
+                notice = self._notice(parsed, known, locale, settings.show_content)
+                self._made[key] = (notice, self.providers[device.provider].prepare(notice))
+            except Exception:
+                # It must cost neither the other providers' pushes of this message nor any other message.
+                log.exception("rendering failed", action="render", provider=device.provider, event_id=parsed.event_id)
+                self._made[key] = None
+        return self._made[key]
 
     def _notice(self, parsed: Parsed, known: Known, locale: str, show_content: bool | None) -> Notice:
         notice = render.notice(
@@ -137,7 +142,6 @@ def plan_new(
     known: Known,
     rules: Rules,
     renderer: Renderer,
-    providers: Mapping[str, Provider],
     bulk: bool,
     now: int,
 ) -> tuple[list[Job], list[Delivery], int]:
@@ -159,13 +163,12 @@ def plan_new(
                 if isinstance(decision, Push):
                     if (message_id, uid, decision.device.device_id) in known.decided:
                         repeats += 1
-                    elif decision.device.provider not in providers:
-                        rows.append(_device_row(parsed, decision.device, now))
+                    elif decision.device.provider not in renderer.providers:
+                        rows.append(_device_row(parsed, decision.device, Outcome.REJECTED, "provider_unknown", now))
+                    elif made := renderer.prepared(parsed, decision.device, known):
+                        jobs.append(Job(parsed, decision.device, *made, progress, 0, 0, parsed.received_at, bulk))
                     else:
-                        notice, prepared = renderer.prepared(parsed, decision.device, known)
-                        jobs.append(
-                            Job(parsed, decision.device, notice, prepared, progress, 0, 0, parsed.received_at, bulk)
-                        )
+                        rows.append(_device_row(parsed, decision.device, Outcome.DEAD, UNRENDERED, now))
                 else:
                     rows.append(_user_row(parsed, uid, decision, now))
     return jobs, rows, repeats
@@ -205,18 +208,23 @@ def _user_row(parsed: Parsed, uid: str, decision: Hold | Skip, now: int, row_id:
     )
 
 
-def _device_row(parsed: Parsed, device: Device, now: int) -> Delivery:
-    """A device of a provider that the configuration no longer has."""
+UNRENDERED = "rendering failed"
+
+
+def _device_row(parsed: Parsed, device: Device, outcome: Outcome, reason: str, now: int) -> Delivery:
+    """A device that nothing can be sent to."""
     return Delivery(
         message_id=parsed.message.message_id,
         uid=device.uid,
         device_id=device.device_id,
         provider=device.provider,
-        outcome=Outcome.REJECTED,
-        reason="provider_unknown",
+        outcome=outcome,
+        reason=reason,
         source=parsed.source,
         first_at=parsed.received_at,
         at=now,
+        latency_ms=max(0, now - parsed.received_at),
+        event_id=parsed.event_id if outcome is Outcome.DEAD else None,
     )
 
 
@@ -248,6 +256,28 @@ def plan_held(
                 if not isinstance(decision, Push)
             ]
     return free, settled
+
+
+def hold_on(db: Database, rows: Sequence[Delivery], owner: str, rules: Rules, now: int) -> None:
+    """Let go of held rows, each until its `due_at`; whoever has gone offline meanwhile is due at once."""
+    with db.write() as connection:
+        deliveries.update_held_by(connection, _recheck_held(connection, rows, rules.policy, now), owner)
+
+
+def believe(db: Database, answer: Mapping[str, frozenset[int]], asked_at: int, now: int) -> None:
+    """Correct what is known of users by what the server said when asked, and take up what is held for them.
+
+    What came from the server after the question is newer than the answer, and stays.
+    """
+    with db.write() as connection:
+        before = presence_store.of_users(connection, list(answer))
+        after = {
+            uid: presence.correct(before.get(uid, {}), flags, now)
+            for uid, flags in answer.items()
+            if all(known.seen <= asked_at for known in before.get(uid, {}).values())
+        }
+        presence_store.put(connection, after)
+        deliveries.release_held(connection, list(answer), now)
 
 
 def release(
@@ -284,20 +314,18 @@ def plan_due(
     settled: list[Delivery] = []
     for row, parsed in rows:
         device = next((d for d in known.devices.get(row.uid, []) if d.device_id == row.device_id), None)
-        end: tuple[Outcome, str] | None = None
         if device is None or device.provider != row.provider:
-            end = (Outcome.SKIPPED, "no_device")
+            settled.append(ended(row, Outcome.SKIPPED, "no_device", now))
+        elif row.provider not in renderer.providers:
+            settled.append(ended(row, Outcome.REJECTED, "provider_unknown", now))
         elif plan.is_expired(parsed.message, now):
-            end = (Outcome.SKIPPED, "expired")
+            settled.append(ended(row, Outcome.SKIPPED, "expired", now))
         elif now > row.first_at + max_age:
-            end = (Outcome.DEAD, row.reason or "too old")
-        if end is not None or device is None:
-            outcome, reason = end or (Outcome.SKIPPED, "no_device")
-            kept = parsed.event_id if outcome is Outcome.DEAD else None
-            settled.append(ended(row, outcome, reason, now, kept))
-            continue
-        notice, prepared = renderer.prepared(parsed, device, known)
-        jobs.append(Job(parsed, device, notice, prepared, None, row.id, row.attempts, row.first_at))
+            settled.append(ended(row, Outcome.DEAD, row.reason or "too old", now, parsed.event_id))
+        elif made := renderer.prepared(parsed, device, known):
+            jobs.append(Job(parsed, device, *made, None, row.id, row.attempts, row.first_at))
+        else:
+            settled.append(ended(row, Outcome.DEAD, UNRENDERED, now, parsed.event_id))
     return jobs, settled
 
 
@@ -334,7 +362,8 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
         rows = rows[SETTLED_TOGETHER:]
     with db.write() as connection:
         deliveries.insert_new(connection, _recheck_held(connection, rows, rules.policy, now()))
-        lost = len(batch.changed) - deliveries.update_held_by(connection, batch.changed, owner)
+        changed = _recheck_held(connection, batch.changed, rules.policy, now())
+        lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
         devices.drop(connection, batch.drops)
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
@@ -344,7 +373,9 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
     return lost
 
 
-def _recheck_held(connection: Transaction, rows: list[Delivery], policy: plan.Policy, now: int) -> list[Delivery]:
+def _recheck_held(
+    connection: Transaction, rows: Sequence[Delivery], policy: plan.Policy, now: int
+) -> Sequence[Delivery]:
     """Whoever went offline between the plan and this transaction is due at once; later ones find the row."""
     held = {row.uid for row in rows if row.outcome is Outcome.HELD}
     if not held:

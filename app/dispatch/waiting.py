@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
-import msgspec
 import structlog
+from msgspec.structs import replace
 
 from app import presence
 from app.clock import now_ms
@@ -14,10 +15,9 @@ from app.dispatch import steps
 from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
-from app.dispatch.work import Parsed, parse
-from app.model import Connections, Outcome, Recipients
+from app.dispatch.work import Known, Parsed, parse
+from app.model import Connections, Device, Outcome, Recipients
 from app.store import deliveries, inbox
-from app.store import presence as presence_store
 from app.store.rows import Delivery, Event
 
 log = structlog.get_logger()
@@ -26,6 +26,12 @@ MOST = 1_000
 """Rows taken up at once."""
 PARSED = 512
 """Events kept parsed for pushes that are taken up again."""
+PATIENCE = 2_500
+"""Milliseconds that a row whose hold is over waits for an answer; the question has a time-out of two seconds."""
+SILENCE = 5_000
+"""Milliseconds for which a server that gave no answer is not asked again."""
+REMEMBERED = 600_000
+"""Milliseconds for which it is remembered who was asked about."""
 _NO_RECIPIENTS = Recipients(())
 
 
@@ -37,6 +43,10 @@ class Waiting:
         self._settler = settler
         self._ask = ask
         self._parsed: OrderedDict[int, Parsed] = OrderedDict()
+        self._asking: set[asyncio.Task[None]] = set()
+        self._questions: dict[str, int] = {}
+        self._answered: dict[str, int] = {}
+        self._silent_until = 0
 
     async def run_due(self) -> None:
         while True:
@@ -95,13 +105,16 @@ class Waiting:
                     return inbox.load(connection, missing)
 
             for event_id, event in (await self._shared.read(read)).items():
-                parsed = parse(event)
-                self._parsed[event_id] = msgspec.structs.replace(parsed, recipients=_NO_RECIPIENTS)
+                try:
+                    self._parsed[event_id] = replace(parse(event), recipients=_NO_RECIPIENTS)
+                except Exception as error:
+                    # It was read once before, so only another version of this program can bring this about.
+                    log.error("event unreadable", action="parse", event_id=event_id, error=type(error).__name__)
         pairs = []
         for row in rows:
             found = self._parsed.get(row.event_id or 0)
             if found is None:
-                self._settler.add(steps.ended(row, Outcome.DEAD, "content gone", now_ms()), 0)
+                self._settler.add(steps.ended(row, Outcome.DEAD, "content gone or unreadable", now_ms()), 0)
             else:
                 pairs.append((row, found))
         while len(self._parsed) > PARSED:
@@ -118,44 +131,78 @@ class Waiting:
 
     async def _decide_held(self, rows: Sequence[Delivery]) -> None:
         pairs = await self._with_events(rows)
-        uids = sorted({row.uid for row, _ in pairs})
-        look_up = [(parsed, [row.uid]) for row, parsed in pairs]
-        known = await self._shared.read(lambda: steps.look_up(self._shared.db, look_up, decided=False))
-        asked: frozenset[str] = frozenset()
-        if self._ask is not None and (doubtful := self._still_online(known.presence, uids)):
-            answer = await self._ask(doubtful)
-            if answer is None:
-                log.warning("WuKongIM did not say who is online", action="ask", users=len(doubtful))
-            else:
-                asked = frozenset(answer)
-                await self._shared.write(lambda: self._correct(answer))
-                known = await self._shared.read(lambda: steps.look_up(self._shared.db, look_up, decided=False))
+        known = await self._shared.read(
+            lambda: steps.look_up(self._shared.db, [(p, [r.uid]) for r, p in pairs], decided=False)
+        )
         now = now_ms()
+        doubtful = [(row, parsed) for row, parsed in pairs if self._must_ask(row, known.presence, now)]
+        if doubtful:
+            await self._ask_about([row for row, _ in doubtful], now)
+            left = {row.id for row, _ in doubtful}
+            pairs = [(row, parsed) for row, parsed in pairs if row.id not in left]
+        asked = frozenset(row.uid for row, _ in pairs if self._answered.get(row.uid, 0) >= row.first_at)
         free, settled = steps.plan_held(pairs, known, asked, self._shared.rules, now)
         for row in settled:
             self._settler.add(row, row.event_id or 0)
         if free:
-            released = await self._shared.write(
-                lambda: steps.release(self._shared.db, free, self._shared.owner, LEASE, now)
-            )
-            messages = {parsed.event_id: parsed for _, parsed, _ in free}
-            pushes = [(row, messages[row.event_id]) for row in released if row.event_id in messages]
-            renderer = self._shared.renderer()
-            jobs, ended = steps.plan_due(pushes, known, renderer, self._shared.limits.max_age, now)
-            for row in ended:
-                self._settler.add(row, row.event_id or 0)
-            self._shared.submit(jobs, now)
+            await self._send_held(free, known, now)
 
-    def _still_online(self, known: Mapping[str, Connections], uids: Sequence[str]) -> list[str]:
-        policy, now = self._shared.rules.policy, now_ms()
-        offline = presence.Looks.OFFLINE
-        return [
-            uid for uid in uids if presence.looks(known.get(uid, {}), policy.suppress, policy.ttl, now) is not offline
-        ]
+    async def _send_held(self, free: Sequence[tuple[Delivery, Parsed, list[Device]]], known: Known, now: int) -> None:
+        released = await self._shared.write(
+            lambda: steps.release(self._shared.db, free, self._shared.owner, LEASE, now)
+        )
+        messages = {parsed.event_id: parsed for _, parsed, _ in free}
+        pushes = [(row, messages[row.event_id]) for row in released if row.event_id in messages]
+        renderer = self._shared.renderer()
+        jobs, ended = steps.plan_due(pushes, known, renderer, self._shared.limits.max_age, now)
+        for row in ended:
+            self._settler.add(row, row.event_id or 0)
+        self._shared.submit(jobs, now)
 
-    def _correct(self, answer: Mapping[str, frozenset[int]]) -> None:
+    def _must_ask(self, row: Delivery, known: Mapping[str, Connections], now: int) -> bool:
+        """Whether the server is to say about this user who looks online; each held row is asked about once."""
+        if self._ask is None or now < self._silent_until or self._questions.get(row.uid, 0) >= row.first_at:
+            return False
+        policy = self._shared.rules.policy
+        looks = presence.looks(known.get(row.uid, {}), policy.suppress, policy.ttl, now)
+        return looks is not presence.Looks.OFFLINE
+
+    async def _ask_about(self, rows: Sequence[Delivery], now: int) -> None:
+        """Ask beside everything else. The rows wait for the answer unclaimed, so that an offline event frees them."""
+        hold = self._shared.rules.policy.hold
+        until = [replace(row, due_at=_later(row.first_at + hold, now)) for row in rows]
+        await self._shared.write(
+            lambda: steps.hold_on(self._shared.db, until, self._shared.owner, self._shared.rules, now_ms())
+        )
+        uids = {row.uid for row in rows}
+        self._questions.update(dict.fromkeys(uids, now))
+        task = asyncio.create_task(self._answer(sorted(uids), now))
+        self._asking.add(task)
+        task.add_done_callback(self._answered_or_failed)
+
+    def _answered_or_failed(self, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("asking failed", action="ask", exc_info=error)
+
+    async def _answer(self, uids: Sequence[str], asked_at: int) -> None:
+        assert self._ask is not None
+        answer = await self._ask(uids)
         now = now_ms()
-        with self._shared.db.write() as connection:
-            before = presence_store.of_users(connection, list(answer))
-            after = {uid: presence.correct(before.get(uid, {}), flags, now) for uid, flags in answer.items()}
-            presence_store.put(connection, after)
+        if answer is None:
+            log.warning("WuKongIM did not say who is online", action="ask", users=len(uids))
+            self._silent_until = now + SILENCE
+        else:
+            await self._shared.write(lambda: steps.believe(self._shared.db, answer, asked_at, now))
+            self._answered.update(dict.fromkeys(answer, asked_at))
+            self._shared.wake["held"].set()
+        self._forget_questions(now)
+
+    def _forget_questions(self, now: int) -> None:
+        for remembered in (self._questions, self._answered):
+            for uid in [uid for uid, at in remembered.items() if at < now - REMEMBERED]:
+                del remembered[uid]
+
+
+def _later(until: int, now: int) -> int:
+    return until if until > now else now + PATIENCE

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from app import events
 from app.intake import TEST, TestPush
@@ -29,7 +30,7 @@ class Parsed(Struct, frozen=True, kw_only=True):
 
 
 def parse(event: Event) -> Parsed:
-    """Raises events.BadEvent where the body is not what the event calls for."""
+    """The event, without the payload that its content was made of. Raises events.BadEvent for a body that is none."""
     if event.kind == TEST:
         push = msgspec.json.decode(event.body, type=TestPush)
         return Parsed(
@@ -46,7 +47,7 @@ def parse(event: Event) -> Parsed:
         event_id=event.id,
         received_at=event.received_at,
         source=events.OFFLINE,
-        message=message,
+        message=replace(message, payload=b""),
         content=events.content(message.payload),
         recipients=recipients,
     )
@@ -124,7 +125,7 @@ class Batch:
 
     new: rows that have none yet. changed: rows that this dispatcher holds. finished: events that are planned whole
     and have no push under way. given_back: event, attempts and whether it is set aside, for those that failed.
-    loose: events whose last reference may have gone.
+    loose: events whose last reference may have gone. ended: what was worked on until this is written.
     """
 
     new: list[Delivery] = field(default_factory=list)
@@ -133,6 +134,7 @@ class Batch:
     finished: list[int] = field(default_factory=list)
     given_back: list[tuple[int, int, bool]] = field(default_factory=list)
     loose: list[int] = field(default_factory=list)
+    ended: list[Progress] = field(default_factory=list)
 
     def add(self, row: Delivery, event_id: int) -> None:
         """A row that has an outcome: the last word, or with `due_at` one that is taken up again."""
@@ -142,6 +144,9 @@ class Batch:
                 self.loose.append(event_id)
         else:
             self.new.append(row)
+
+    def __add__(self, later: Batch) -> Batch:
+        return Batch(*(getattr(self, f.name) + getattr(later, f.name) for f in fields(self)))
 
     def __len__(self) -> int:
         return len(self.new) + len(self.changed) + len(self.finished) + len(self.given_back)

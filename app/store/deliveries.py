@@ -90,9 +90,13 @@ def update_held_by(connection: Connection, rows: Sequence[Delivery], owner: str)
 
 
 def claim_due(connection: Connection, provider: str, limit: int, owner: str, now: int, lease: int) -> list[Delivery]:
-    """Claim rows of one provider that are due; "" has those that wait for a user and not for a device."""
+    """Claim rows of one provider that are due; "" has those that wait for a user and not for a device.
+
+    Rows that `owner` holds already are under way, however late it is in renewing its lease.
+    """
     query = (
         _SELECT.where(deliveries.c.provider == provider, deliveries.c.due_at <= now)
+        .where(deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
         .order_by(deliveries.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

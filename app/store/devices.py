@@ -124,14 +124,13 @@ def drop(connection: Connection, drops: Iterable[Drop]) -> int:
     """Remove devices whose token a vendor called dead, unless it was registered again in the meantime; how many."""
     removed = 0
     for item in drops:
-        conditions: list[Any] = [
+        dead = and_(
             devices.c.uid == keys.key(item.uid),
             devices.c.device_id == item.device_id,
             devices.c.token == item.token,
-        ]
-        if item.before is not None:
-            conditions.append(devices.c.registered_at < item.before)
-        removed += connection.execute(delete(devices).where(*conditions)).rowcount
+            devices.c.registered_at < item.before,
+        )
+        removed += connection.execute(delete(devices).where(dead)).rowcount
     return removed
 
 

@@ -20,6 +20,11 @@ def beats(connection: Connection) -> list[Health]:
     return [Health(*row) for row in connection.execute(query)]
 
 
+def forget(connection: Connection, before: int) -> None:
+    """Forget dispatchers that have said nothing since then: they were killed and never came back."""
+    connection.execute(delete(dispatchers).where(dispatchers.c.beat_at < before))
+
+
 def gone(connection: Connection, owner: str) -> None:
     """Say that this dispatcher has stopped in order."""
     connection.execute(delete(dispatchers).where(dispatchers.c.owner == owner))

@@ -162,6 +162,18 @@ def rescue(connection: Connection, owner: str) -> int:
     return connection.execute(update(events).where(mine).values(owner=None, lease_until=None)).rowcount
 
 
+def try_again(connection: Connection) -> int:
+    """Take up what was set aside: what could not be planned may be by now; how many calls."""
+    again = {"state": NEW, "attempts": 0, "not_before": 0}
+    return connection.execute(update(events).where(events.c.state == FAILED).values(again)).rowcount
+
+
+def forget_failed(connection: Connection, before: int) -> int:
+    """Remove calls that were set aside and came before then; how many."""
+    old = and_(events.c.state == FAILED, events.c.received_at < before)
+    return connection.execute(delete(events).where(old)).rowcount
+
+
 def depth(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
     """By lane: how many calls wait to be planned, and when the oldest came; `failed` are those set aside."""
     query = (

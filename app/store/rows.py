@@ -44,12 +44,12 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 
 class Drop(Struct, frozen=True):
-    """A device to remove, if it still has this token and was registered before `before` (None: whenever)."""
+    """A device to remove, if it still has this token and was registered before `before`."""
 
     uid: str
     device_id: str
     token: str
-    before: int | None
+    before: int
 
 
 class Health(Struct, frozen=True):

@@ -111,12 +111,11 @@ def test_removing(db: Connection) -> None:
 @pytest.mark.parametrize(
     ("drop", "removed"),
     [
-        (Drop("u1", "d1", "some-token", None), 1),
         (Drop("u1", "d1", "some-token", NOW + 1), 1),
         (Drop("u1", "d1", "some-token", NOW), 0),
-        (Drop("u1", "d1", "former token", None), 0),
-        (Drop("u1", "d2", "some-token", None), 0),
-        (Drop("u2", "d1", "some-token", None), 0),
+        (Drop("u1", "d1", "former token", NOW + 1), 0),
+        (Drop("u1", "d2", "some-token", NOW + 1), 0),
+        (Drop("u2", "d1", "some-token", NOW + 1), 0),
     ],
 )
 def test_a_dead_token_goes_unless_it_was_registered_again(db: Connection, drop: Drop, removed: int) -> None:
@@ -129,7 +128,7 @@ def test_dropping_several(db: Connection) -> None:
     long = "u" * 5_000
     devices.put(db, device("u1", token="a"))
     devices.put(db, device(long, token="b"))
-    drops = [Drop("u1", "d1", "a", None), Drop(long, "d1", "b", NOW + 1), Drop("u1", "d1", "a", None)]
+    drops = [Drop("u1", "d1", "a", NOW + 1), Drop(long, "d1", "b", NOW + 1), Drop("u1", "d1", "a", NOW + 1)]
     assert devices.drop(db, drops) == 2
     assert devices.drop(db, []) == 0
 
