@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from pyreqwest.client import Client as Connection
+from pyreqwest.client import Client as HttpClient
 from pyreqwest.client import ClientBuilder, SyncClientBuilder
 from pyreqwest.client.types import TlsVersion
 from pyreqwest.exceptions import PyreqwestError, RequestError, RequestTimeoutError
@@ -47,10 +47,9 @@ class Client:
 
     def __init__(self, transport: Transport) -> None:
         self.capacity = transport.max_connections * transport.streams
-        self.inflight = 0
         self._transport = transport
         self._base = transport.endpoint.rstrip("/")
-        self._lanes = [_Lane(_connection(transport))]
+        self._connections = [_Connection(_http_client(transport))]
 
     async def send(self, request: Request) -> Response:
         """Send once and return the answer, whatever its status; redirects are answers too.
@@ -58,50 +57,48 @@ class Client:
         When the answer breaks off in its body, the status stands and the body is empty: it was processed.
         Raises Unreachable where no status came; the reason names no URL and no header.
         """
-        while (lane := self._lane()) is None:
-            await self._lanes[-1].first.wait()
-        lane.inflight += 1
-        self.inflight += 1
+        while (connection := self._choose()) is None:
+            await self._connections[-1].first.wait()
+        connection.inflight += 1
         try:
-            async with lane.request(request, self._base) as answer:
+            async with connection.request(request, self._base) as answer:
                 return Response(answer.status, _headers(answer.headers), await _body(answer))
         except RequestError as error:
             raise Unreachable(_reason(error)) from None
         finally:
-            lane.end()
-            self.inflight -= 1
+            connection.end()
 
     async def reconnect(self) -> None:
         """Send everything from now on over new connections; the old ones end with what they still carry."""
-        self._lanes = [_Lane(_connection(self._transport))]
+        self._connections = [_Connection(_http_client(self._transport))]
 
     async def close(self) -> None:
         """Give up what is in flight (Unreachable) and end the connections."""
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            await lane.connection.close()
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            await connection.client.close()
 
-    def _lane(self) -> _Lane | None:
+    def _choose(self) -> _Connection | None:
         """The connection for the next request; None while the first answer on a new one is waited for.
 
         APNs allows one stream until it has seen a valid token, so what is sent behind a first request that is never
         answered would share its time-out.
         """
-        if not self._lanes:
+        if not self._connections:
             raise Unreachable("the client is closed")
-        for lane in self._lanes:
-            if lane.proved and lane.inflight < self._transport.streams:
-                return lane
-        newest = self._lanes[-1]
+        for connection in self._connections:
+            if connection.proved and connection.inflight < self._transport.streams:
+                return connection
+        newest = self._connections[-1]
         if newest.first.is_set():
-            if len(self._lanes) == self._transport.max_connections:
-                return min(self._lanes, key=lambda lane: lane.inflight)
-            newest = _Lane(_connection(self._transport))
-            self._lanes.append(newest)
+            if len(self._connections) == self._transport.max_connections:
+                return min(self._connections, key=_load)
+            newest = _Connection(_http_client(self._transport))
+            self._connections.append(newest)
         if newest.inflight == 0:
             newest.prove(self._transport.timeout * _FIRST_ANSWER)
             return newest
-        return min((lane for lane in self._lanes if lane.proved), key=lambda lane: lane.inflight, default=None)
+        return min((found for found in self._connections if found.proved), key=_load, default=None)
 
 
 class BlockingAnswer(Struct, frozen=True):
@@ -170,7 +167,7 @@ def transport(
         if not getattr(made, field):
             continue
         try:
-            _connection(Transport(endpoint=base, **{field: getattr(made, field)}))
+            _http_client(Transport(endpoint=base, **{field: getattr(made, field)}))
         except ValueError as error:
             raise ValueError(f"{key}: cannot be used: {error}") from None
     return made
@@ -184,16 +181,16 @@ def _usable(url: str) -> bool:
     return parsed.scheme in ("http", "https") and bool(parsed.host_str)
 
 
-class _Lane:
+class _Connection:
     """One HTTP/2 connection, or one pool of HTTP/1.1 connections, and how many requests it carries.
 
     first: set when the first request has ended, or has taken too long to be waited for. proved: it has ended.
     """
 
-    __slots__ = ("_templates", "connection", "first", "inflight", "proved")
+    __slots__ = ("_templates", "client", "first", "inflight", "proved")
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
+    def __init__(self, client: HttpClient) -> None:
+        self.client = client
         self.inflight = 0
         self.proved = False
         self.first = asyncio.Event()
@@ -206,7 +203,7 @@ class _Lane:
         template = self._templates.get(request.method)
         if template is None:
             # With a larger limit the status would be lost with a body that breaks off; 0 costs a tenth of the speed.
-            builder = self.connection.request(request.method, base).streamed_read_buffer_limit(1)
+            builder = self.client.request(request.method, base).streamed_read_buffer_limit(1)
             template = self._templates[request.method] = builder.build_streamed()
         copy = template.copy()
         copy.url = base + request.path
@@ -225,7 +222,11 @@ class _Lane:
             self.first.set()
 
 
-def _connection(transport: Transport) -> Connection:
+def _load(connection: _Connection) -> int:
+    return connection.inflight
+
+
+def _http_client(transport: Transport) -> HttpClient:
     """A pyreqwest client. It keeps one HTTP/2 connection per host, so more connections are more clients.
 
     With ALPN a burst on a fresh client opens a connection for each request, with prior knowledge one in all.
@@ -242,7 +243,7 @@ def _connection(transport: Transport) -> Connection:
     return _built(builder.timeout(timedelta(seconds=transport.timeout)))
 
 
-def _built(builder: ClientBuilder) -> Connection:
+def _built(builder: ClientBuilder) -> HttpClient:
     try:
         return builder.build()
     except PyreqwestError as error:
