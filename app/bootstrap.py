@@ -194,7 +194,13 @@ async def _dispatch(
     if config.presence.suppress != "none" and not config.wukongim.api_url:
         log.warning(STAKE, action="start")
     if config.wukongim.api_url:
-        transport = Transport(endpoint=config.wukongim.api_url, timeout=ASK_TIMEOUT, max_connections=1, http1=True)
+        transport = Transport(
+            endpoint=config.wukongim.api_url,
+            timeout=ASK_TIMEOUT,
+            max_connections=1,
+            http1=True,
+            body_limit=Ask.ANSWER_LIMIT,
+        )
         ask = Ask(Client(transport).send, config.wukongim.api_token.text)
     dispatcher = Dispatcher(
         database=database,

@@ -144,6 +144,7 @@ class Transport(Quiet, frozen=True, kw_only=True):
     identity: PEM of a client certificate and its key, for vendors that know us by it.
     streams: requests at once on one connection.
     http1: the vendor speaks HTTP/1.1 only; a request at once is a connection then.
+    body_limit: bytes of an answer that are read, the rest is cut off; no vendor's answer comes near it.
     """
 
     shown = ("endpoint", "timeout", "max_connections", "streams", "http1")
@@ -156,6 +157,7 @@ class Transport(Quiet, frozen=True, kw_only=True):
     max_connections: int = 4
     streams: int = 100
     http1: bool = False
+    body_limit: int = 64 * 1024
 
 
 class Send(Protocol):

@@ -22,8 +22,6 @@ from providers.kit.base import Request, Response, Transport, Unreachable
 from providers.kit.values import Network
 
 USER_AGENT = f"pushbridge/{version('pushbridge')}"
-BODY_LIMIT = 64 * 1024
-"""Bytes of an answer that are read; no vendor's answer comes near it."""
 
 _CONNECT_LIMIT = 10.0
 _IDLE = timedelta(hours=1)  # Apple takes often closed and opened connections for an attack
@@ -55,16 +53,21 @@ class Client:
         """Send once and return the answer, whatever its status; redirects are answers too.
 
         When the answer breaks off in its body, the status stands and the body is empty: it was processed.
-        Raises Unreachable where no status came; the reason names no URL and no header.
+        Raises Unreachable where no status came, or nothing could be sent; the reason names no URL and no header.
         """
         while (connection := self._choose()) is None:
             await self._connections[-1].first.wait()
         connection.inflight += 1
         try:
             async with connection.request(request, self._base) as answer:
-                return Response(answer.status, _headers(answer.headers), await _body(answer))
+                return Response(
+                    answer.status, _headers(answer.headers), await _body(answer, self._transport.body_limit)
+                )
         except RequestError as error:
             raise Unreachable(_reason(error)) from None
+        except ValueError:
+            # Its words may be the URL or a header, and so the device's token or a credential.
+            raise Unreachable("no valid request: its address or a header is malformed") from None
         finally:
             connection.end()
 
@@ -131,7 +134,7 @@ def blocking(transport: Transport) -> Callable[..., BlockingAnswer]:
                 builder.build() as client,
                 client.request(method, url).headers(headers or {}).body_bytes(body or b"").build_streamed() as answer,
             ):
-                part = answer.body_reader.read(BODY_LIMIT)
+                part = answer.body_reader.read(transport.body_limit)
                 return BlockingAnswer(answer.status, _headers(answer.headers), part.to_bytes() if part else b"")
         except RequestError as error:
             raise Unreachable(_reason(error)) from None
@@ -274,10 +277,10 @@ def _configured(builder: _Builder, transport: Transport) -> _Builder:
     return builder
 
 
-async def _body(answer: Answer) -> bytes:
-    """At most BODY_LIMIT bytes; b"" for a body that breaks off, as the status has been given by then."""
+async def _body(answer: Answer, limit: int) -> bytes:
+    """At most `limit` bytes; b"" for a body that breaks off, as the status has been given by then."""
     try:
-        part = await answer.body_reader.read(BODY_LIMIT)
+        part = await answer.body_reader.read(limit)
     except RequestError:
         return b""
     return b"" if part is None else part.to_bytes()

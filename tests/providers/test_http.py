@@ -14,7 +14,7 @@ import uvloop
 
 from app.demo.standin import StandinProcess
 from providers.kit.base import Delivered, Misconfigured, Provider, Request, Response, Target, Transport, Unreachable
-from providers.kit.http import BODY_LIMIT, USER_AGENT, Client, blocking
+from providers.kit.http import USER_AGENT, Client, blocking
 from tests.providers.blocks import apns_provider, fcm_provider, secret, transport_of
 from tests.providers.material import notice
 from tests.providers.proxy import Listener, Proxy
@@ -249,11 +249,21 @@ def test_a_huge_body_is_cut_off_and_the_connection_goes_on(standin: StandinProce
         standin.script(device(1), [{"status": 400, "body": "x" * 1_000_000}])
         result = await sender.send(1)
         assert isinstance(result, Response)
-        assert (result.status, len(result.body)) == (400, BODY_LIMIT)
+        assert (result.status, len(result.body)) == (400, 64 * 1024)
         assert statuses(await sender.all(range(2, 12))) == {200: 10}
         assert standin.counts()["connections"]["fcm"] == 1
 
     run(fcm_provider(standin), test)
+
+
+def test_a_body_is_read_in_full_up_to_the_limit_of_the_transport(standin: StandinProcess) -> None:
+    async def test(sender: Sender) -> None:
+        standin.script(device(1), [{"status": 400, "body": "x" * 1_000_000}])
+        result = await sender.send(1)
+        assert isinstance(result, Response)
+        assert len(result.body) == 1_000_000
+
+    run(fcm_provider(standin), test, body_limit=1_000_000)
 
 
 def test_a_redirect_is_not_followed(standin: StandinProcess) -> None:
@@ -372,11 +382,11 @@ def test_the_environment_s_proxy_is_not_used(standin: StandinProcess, monkeypatc
     run(fcm_provider(standin), test)
 
 
-def unreachable(transport: Transport) -> str:
+def unreachable(transport: Transport, authorization: str = "header-marker") -> str:
     async def main() -> str:
         client = Client(transport)
         with pytest.raises(Unreachable) as caught:
-            await client.send(Request("POST", "/path-marker", {"authorization": "header-marker"}, b"body-marker"))
+            await client.send(Request("POST", "/path-marker", {"authorization": authorization}, b"body-marker"))
         await client.close()
         return str(caught.value)
 
@@ -397,6 +407,10 @@ def test_reasons_are_short_and_hold_no_secret(standin: StandinProcess) -> None:
         "untrusted": unreachable(Transport(endpoint=standin.fcm)),
         "proxy": unreachable(Transport(endpoint=standin.fcm, proxy=nobody.replace("https://", "http://u:pw-marker@"))),
         "unknown": unreachable(Transport(endpoint="https://no-such-host.invalid")),
+        "no port": unreachable(Transport(endpoint="http://marker:99999")),
+        "no URL": unreachable(Transport(endpoint="marker", http1=True)),
+        "no scheme of ours": unreachable(Transport(endpoint="ftp://marker", http1=True)),
+        "no header": unreachable(Transport(endpoint=nobody), authorization="marker\nmarker"),
     }
     assert "onnection refused" in reasons["refused"]
     assert "certificate" in reasons["untrusted"]
