@@ -20,13 +20,25 @@ Transaction = Connection
 DatabaseError = SQLAlchemyError
 """What reading or writing raises where the database cannot be used."""
 
+
+class NotLocked(DatabaseError):
+    """The file that the writers queue on cannot be used."""
+
+
+def reason(error: DatabaseError) -> str:
+    """Why, in the driver's words: one line, without the values of the statement."""
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
+
+
+BUSY = 3_000
+"""Milliseconds to wait for a program that holds the file without queueing: requests wait for one another meanwhile."""
 CHUNK = 500
 """Values in one IN (…) list: some databases allow few parameters, and the statement cache likes one size."""
 
 
 def open_engine(url: str, durability: str) -> Engine:
     """An engine for `url`. `durability`: `full` or `normal`, as in `storage.durability`."""
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)  # they are tokens and texts, and errors are logged
     if engine.dialect.name == "sqlite":
         synchronous = "FULL" if durability == "full" else "NORMAL"
 
@@ -34,7 +46,8 @@ def open_engine(url: str, durability: str) -> Engine:
         def prepare(connection: Any, _record: Any) -> None:
             # The driver's own transactions begin too late and cannot begin for writing.
             connection.isolation_level = None
-            for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=10000", "cache_size=-65536"):
+            pragmas = f"busy_timeout={BUSY}", "journal_mode=WAL", f"synchronous={synchronous}", "cache_size=-65536"
+            for pragma in pragmas:
                 connection.execute(f"PRAGMA {pragma}").close()
 
         @event.listens_for(engine, "begin")
@@ -61,14 +74,20 @@ class WriteLock:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         with self._thread_lock:
-            if self._pid != os.getpid():  # a file opened before a fork would be shared with the parent
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                self._pid = os.getpid()
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            try:
+                self._lock()
+            except OSError as error:
+                raise NotLocked(f"{self._path.name}: {error.strerror}") from error
             try:
                 yield
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _lock(self) -> None:
+        if self._pid != os.getpid():  # a file opened before a fork would be shared with the parent
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._pid = os.getpid()
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
 
 
 class Database:

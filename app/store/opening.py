@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from app.store.dialect import Database, WriteLock, open_engine
+from app.store.dialect import Database, DatabaseError, WriteLock, open_engine, reason
+
+_MAGIC = b"SQLite format 3\x00"
+
+
+class Unusable(Exception):
+    """There is no database to be had; the message says why."""
 
 
 def open_database(data_dir: Path, url: str = "", durability: str = "full") -> Database:
-    """The database at `url`, or the SQLite file in `data_dir`, which is made if it is missing."""
-    data_dir.mkdir(parents=True, exist_ok=True)
+    """The database at `url`, or the SQLite file in `data_dir`, which is made if it is missing; raises Unusable."""
     lock = None
-    if not url:
-        url = f"sqlite:///{(data_dir / 'pushbridge.db').absolute()}"
+    try:
+        make_private(data_dir)
+        if not url:
+            url = f"sqlite:///{_private_file(data_dir).absolute()}"
+    except OSError as error:
+        raise Unusable(error.strerror) from error
     if url.startswith("sqlite"):
         lock = WriteLock(data_dir / "write.lock")
     database = Database(open_engine(url, durability), lock)
-    migrate(database)
+    try:
+        migrate(database)
+    except (DatabaseError, CommandError) as error:
+        database.close()
+        raise Unusable(reason(error) if isinstance(error, DatabaseError) else str(error)) from error
     return database
+
+
+def make_private(data_dir: Path) -> None:
+    """Make the folder if it is missing: it holds tokens and texts, so it is its owner's alone."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _private_file(data_dir: Path) -> Path:
+    """The SQLite file in `data_dir`, made if it is missing. What SQLite makes beside it is as private as this one."""
+    file = data_dir / "pushbridge.db"
+    # Never opened where it is there already: closing it again would end the locks that this process has on it.
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise PermissionError(0, f"{file.name} cannot be written")
+    return file
+
+
+def fault(data_dir: Path) -> str:
+    """What a look at the SQLite file in `data_dir` tells against it, "" where it is missing or looks right."""
+    file = data_dir / "pushbridge.db"
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(_MAGIC))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{file.name}: {error.strerror}"
+    if start not in (b"", _MAGIC):
+        return f"{file.name} is not a database"
+    return "" if os.access(file, os.W_OK) else f"{file.name} cannot be written"
 
 
 def migrate(database: Database) -> None:

@@ -20,9 +20,15 @@ from sqlalchemy.dialects import mysql
 
 Id = BigInteger().with_variant(Integer, "sqlite")
 """SQLite gives out row numbers by itself only for this type."""
-Name = String(255).with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_0900_bin"), "mysql")
+Name = (
+    String(255)
+    .with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_0900_bin"), "mysql")
+    .with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mariadb")
+)
 """Compared byte for byte everywhere: uids differ by case, accents and trailing spaces."""
-Blob = LargeBinary().with_variant(mysql.LONGBLOB, "mysql")
+Blob = LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
+Digest = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
+"""MySQL takes no BLOB into an index."""
 
 metadata = MetaData()
 
@@ -34,7 +40,7 @@ events = Table(
     metadata,
     Column("id", Id, primary_key=True, autoincrement=True),
     Column("kind", String(32), nullable=False),
-    Column("digest", LargeBinary(16), nullable=False),
+    Column("digest", Digest, nullable=False),
     Column("body", Blob, nullable=False),
     Column("weight", Integer, nullable=False),
     Column("lane", String(8), nullable=False),
@@ -64,7 +70,7 @@ deliveries = Table(
     Column("attempts", Integer, nullable=False),
     Column("first_at", BigInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("latency_ms", Integer, nullable=False),
+    Column("latency_ms", BigInteger, nullable=False),
     Column("due_at", BigInteger),
     Column("owner", String(96)),
     Column("event_id", BigInteger),
@@ -93,7 +99,7 @@ devices = Table(
     Column("device_id", Name, primary_key=True),
     Column("provider", String(64), nullable=False),
     Column("token", Text, nullable=False),
-    Column("token_digest", LargeBinary(16), nullable=False),
+    Column("token_digest", Digest, nullable=False),
     Column("voip_token", Text, nullable=False),
     Column("locale", String(64), nullable=False),
     Column("device_flag", Integer, nullable=False),

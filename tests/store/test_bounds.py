@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.dialects import mysql, postgresql
+from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.schema import CreateTable
 
 from app.store import deliveries, devices, keys, schema
-from app.store.dialect import ROWS, WriteLock
+from app.store.dialect import ROWS, NotLocked, WriteLock, reason
 from tests.store.kit import UIDS, delivery, device
 
 COUNT_IN_TWO = """
@@ -80,3 +85,35 @@ def test_locking_often_opens_one_file(tmp_path: Path) -> None:
         with lock():
             pass
     assert lowest_free() < before + 100
+
+
+def test_a_lock_that_cannot_be_had_is_a_fault_of_the_database(tmp_path: Path) -> None:
+    (tmp_path / "write.lock").mkdir()
+    with pytest.raises(NotLocked, match=r"^write\.lock: Is a directory$"), WriteLock(tmp_path / "write.lock")():
+        raise AssertionError
+
+
+def test_an_error_holds_nothing_of_what_was_to_be_written(db: Connection) -> None:
+    db.exec_driver_sql("CREATE TRIGGER no BEFORE INSERT ON devices BEGIN SELECT RAISE(ABORT, 'the disk is full'); END")
+    with pytest.raises(DatabaseError) as caught:
+        devices.put(db, device(token="the token of a phone"))
+    assert "the token of a phone" not in str(caught.value)
+    assert reason(caught.value) == "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "digest", "name"),
+    [
+        (postgresql.dialect(), "BYTEA", "VARCHAR(255)"),  # type: ignore[no-untyped-call]
+        (mysql.dialect(), "BINARY(16)", "COLLATE utf8mb4_0900_bin"),  # type: ignore[no-untyped-call]
+        (MariaDBDialect(), "BINARY(16)", "COLLATE utf8mb4_nopad_bin"),
+    ],
+    ids=["postgresql", "mysql", "mariadb"],
+)
+def test_other_databases_can_index_what_is_indexed(dialect: Dialect, digest: str, name: str) -> None:
+    made = {table.name: str(CreateTable(table).compile(dialect=dialect)) for table in schema.metadata.sorted_tables}
+    assert f"token_digest {digest} NOT NULL" in made["devices"]
+    assert f"digest {digest} NOT NULL" in made["events"]
+    assert name in made["deliveries"]
+    assert "latency_ms BIGINT" in made["deliveries"]
+    assert ("LONGBLOB" in made["events"]) == (dialect.name != "postgresql")

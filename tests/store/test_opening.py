@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import sqlite3
+import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from app.store import inbox
+from app.store import dialect, inbox
 from app.store.dialect import Database
-from app.store.opening import migrate, open_database
+from app.store.opening import Unusable, fault, migrate, open_database
 from app.store.schema import metadata
 from tests.store.kit import arrival, bodies, claim
 
@@ -107,3 +111,85 @@ def test_a_reader_waits_for_no_writer_and_sees_only_what_is_committed(database: 
             assert inbox.depth(reader) == {}
     with database.read() as reader:
         assert inbox.depth(reader) == {"normal": (1, arrival().received_at)}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_what_is_made_is_its_owners_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    database = open_database(folder)
+    with database.write() as connection:
+        inbox.put(connection, [arrival()])
+    assert mode(folder) == 0o700
+    files = ("pushbridge.db", "pushbridge.db-wal", "pushbridge.db-shm", "write.lock")
+    assert {file.name: mode(file) for file in folder.iterdir()} == dict.fromkeys(files, 0o600)
+    database.close()
+
+
+def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    open_database(tmp_path).close()
+    assert mode(tmp_path) == 0o750
+
+
+GARBAGE = b"This is a note to myself, and no database. " * 100
+
+
+@pytest.mark.parametrize("content", [GARBAGE, None])
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "pushbridge.db"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(Unusable, match=r"^[^\n]*database[^\n]*$"):
+        open_database(tmp_path)
+    assert "pushbridge.db" in fault(tmp_path)
+
+
+@pytest.mark.parametrize("folder", [Path("/proc/inside/data"), Path(__file__), Path(__file__) / "data"])
+def test_a_folder_that_cannot_be_made(folder: Path) -> None:
+    with pytest.raises(Unusable, match=r"^[A-Z][a-z ]+$"):
+        open_database(folder)
+
+
+def test_a_file_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anything
+    with pytest.raises(Unusable, match=r"^pushbridge\.db cannot be written$"):
+        open_database(folder)
+    assert fault(folder) == "pushbridge.db cannot be written"
+
+
+def test_a_schema_that_came_later(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "pushbridge.db", isolation_level=None)) as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(Unusable, match="9999"):
+        open_database(folder)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Another program keeps everybody out."""
+    with closing(sqlite3.connect(folder / "pushbridge.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_database_that_another_program_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialect, "BUSY", 0)
+    with held(folder), pytest.raises(Unusable, match=r"^database is locked$"):
+        open_database(folder)
+    open_database(folder).close()
+
+
+def test_nothing_is_said_against_a_good_file_or_none(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert fault(folder) == ""
+    assert fault(tmp_path_factory.mktemp("none")) == ""
+
+
+def test_requests_behind_a_foreign_lock_wait_for_seconds_only(database: Database) -> None:
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 3_000

@@ -8,8 +8,13 @@ revision = "0001"
 down_revision = None
 
 row_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-name = sa.String(255).with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_0900_bin"), "mysql")
-blob = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
+name = (
+    sa.String(255)
+    .with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_0900_bin"), "mysql")
+    .with_variant(mysql.VARCHAR(255, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mariadb")
+)
+blob = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+digest = sa.LargeBinary(length=16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 
 
 def upgrade() -> None:
@@ -34,7 +39,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("first_at", sa.BigInteger(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("latency_ms", sa.Integer(), nullable=False),
+        sa.Column("latency_ms", sa.BigInteger(), nullable=False),
         sa.Column("due_at", sa.BigInteger(), nullable=True),
         sa.Column("owner", sa.String(length=96), nullable=True),
         sa.Column("event_id", sa.BigInteger(), nullable=True),
@@ -65,7 +70,7 @@ def upgrade() -> None:
         sa.Column("device_id", name, nullable=False),
         sa.Column("provider", sa.String(length=64), nullable=False),
         sa.Column("token", sa.Text(), nullable=False),
-        sa.Column("token_digest", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("token_digest", digest, nullable=False),
         sa.Column("voip_token", sa.Text(), nullable=False),
         sa.Column("locale", sa.String(length=64), nullable=False),
         sa.Column("device_flag", sa.Integer(), nullable=False),
@@ -86,7 +91,7 @@ def upgrade() -> None:
         "events",
         sa.Column("id", row_id, autoincrement=True, nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
-        sa.Column("digest", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("digest", digest, nullable=False),
         sa.Column("body", blob, nullable=False),
         sa.Column("weight", sa.Integer(), nullable=False),
         sa.Column("lane", sa.String(length=8), nullable=False),
