@@ -6,6 +6,8 @@ import structlog
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
+from app.store.dialect import DatabaseError
+
 log = structlog.get_logger()
 
 
@@ -30,6 +32,11 @@ def install(app: Flask) -> None:
         code = (error.name or "error").lower().replace(" ", "_")
         headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if status == 405 else {}  # type: ignore[attr-defined]
         return _answer(status, code, error.description or error.name, headers)
+
+    @app.errorhandler(DatabaseError)
+    def unavailable(error: Exception) -> Response:
+        log.error("database not usable", action="request", error=type(error).__name__)
+        return _answer(503, "unavailable", "the database cannot be used", {})
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:

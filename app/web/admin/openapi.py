@@ -127,6 +127,8 @@ def _responses(each: Route) -> dict[str, Any]:
         401: "The token is missing or wrong.",
         **each.refuses,
     }
+    if each.path != PATH:
+        refusals.setdefault(503, "The database cannot be used.")
     if each.body:
         refusals[413] = "The body is too long."
     for status, meaning in sorted(refusals.items()):

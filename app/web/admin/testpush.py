@@ -22,7 +22,7 @@ def post(context: Context, uid: str, body: TestBody) -> Answer:
     try:
         report = testpush.send(context.database, context.intake, uid, body, context.patience)
     except NotStored as error:
-        raise ApiError(503, "service_unavailable", f"{_NOT_STORED[:-1]}: {error}.") from error
+        raise ApiError(503, "unavailable", f"{_NOT_STORED[:-1]}: {error}.") from error
     finally:
         context.waiting.release()
     if report is None:

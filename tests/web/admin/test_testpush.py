@@ -177,5 +177,7 @@ def test_bad_words_are_refused(phones: Api, body: Any, word: str) -> None:
 def test_what_cannot_be_stored_is_said(phones: Api) -> None:
     with phones.database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE events RENAME TO elsewhere")
-    refused(send(phones), "could not be stored", status=503)
+    answer = send(phones)
+    refused(answer, "could not be stored", status=503)
+    assert answer.get_json()["error"]["code"] == "unavailable"
     assert phones.pokes == 0
