@@ -1,0 +1,143 @@
+"""A dispatcher in the test's own event loop, on a real database, with providers that the test answers for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import events, plan, render
+from app.clock import now_ms
+from app.dispatch.ask import Ask
+from app.dispatch.loop import Dispatcher
+from app.dispatch.steps import Rules
+from app.intake import NORMAL_LANE, STATUS_LANE
+from app.model import Device
+from app.settle import Limits
+from app.store import deliveries, devices, inbox
+from app.store.dialect import Database
+from app.store.inbox import Arrival
+from app.store.opening import open_database
+from app.store.rows import Delivery
+from providers.kit.base import Delivered, Notice, Outcome, Provider, Request, Response, Target
+
+TEMPLATES = {"en": {name: name for name in ("default", "hidden", "system")} | {"group": "{text}", "text": "{content}"}}
+
+
+class Stub(Provider):
+    """Needs no network. answer: what becomes of a token, awaited if need be. sent: the tokens, in their order."""
+
+    def __init__(self, name: str, answer: Callable[[str], Any] = lambda _: Delivered("id")) -> None:
+        self.name = name
+        self.local = self._send
+        self.sent: list[str] = []
+        self._answer = answer
+        self._outcomes: dict[str, Outcome] = {}
+
+    def prepare(self, notice: Notice, budget: int | None = None) -> str:
+        return notice.body
+
+    def request(self, prepared: str, target: Target) -> Request:
+        return Request("POST", "/" + target.token, {}, b"")
+
+    def read(self, response: Response) -> Outcome:
+        return self._outcomes.pop(response.headers["token"])
+
+    def describe(self) -> str:
+        return "stub"
+
+    async def _send(self, request: Request) -> Response:
+        token = request.path[1:]
+        self.sent.append(token)
+        answer = self._answer(token)
+        self._outcomes[token] = await answer if isinstance(answer, Awaitable) else answer
+        return Response(200, {"token": token}, b"")
+
+
+class Bridge:
+    """One database, and dispatchers on it, one after another."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.dispatcher: Dispatcher
+        self._next = 0
+        self._ends: list[socket.socket] = []
+
+    def register(self, uid: str, provider: str, at: int = 1) -> None:
+        with self.database.write() as connection:
+            devices.put(connection, Device(uid, "phone", provider, f"{provider}-{uid}", at, at))
+
+    def devices(self) -> int:
+        with self.database.read() as connection:
+            return sum(devices.count(connection).values())
+
+    def statuses(self, *statuses: str) -> None:
+        self._put(events.STATUS, json.dumps(statuses), STATUS_LANE)
+
+    def message(self, *to: str) -> int:
+        """Accept a message for these users; its id."""
+        self._next += 1
+        body = {"message_id": self._next, "from_uid": "ann", "channel_id": "g", "channel_type": 2, "to_uids": to}
+        self._put(events.OFFLINE, json.dumps(body), NORMAL_LANE)
+        return self._next
+
+    def _put(self, kind: str, body: str, lane: str) -> None:
+        with self.database.write() as connection:
+            inbox.put(connection, [Arrival(kind, body.encode(), now_ms(), lane, 1, lane == NORMAL_LANE)])
+
+    def rows(self) -> dict[str, Delivery]:
+        """What became of each user's last message."""
+        with self.database.read() as connection:
+            return {row.uid: row for row in reversed(deliveries.trace(connection, limit=1_000))}
+
+    def outcomes(self) -> dict[str, str]:
+        return {uid: row.outcome.value for uid, row in self.rows().items()}
+
+    def new(self, *providers: Provider, policy: plan.Policy | None = None, ask: Ask | None = None) -> Dispatcher:
+        style = render.Style(types={0: "text", 1: "text"}, templates=TEMPLATES)
+        poke, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        end.setblocking(False)
+        self._ends += [poke, end]
+        self.dispatcher = Dispatcher(
+            database=self.database,
+            providers={provider.name: provider for provider in providers},
+            rules=Rules(policy or plan.Policy(), style),
+            limits=Limits(first_delay=10, max_delay=20),
+            retention=86_400_000,
+            owner="me",
+            poke=end,
+            ask=ask,
+        )
+        return self.dispatcher
+
+    def close(self) -> None:
+        for end in self._ends:
+            end.close()
+
+    async def run(self, *providers: Provider, until: Callable[[], bool], **more: Any) -> None:
+        """Run a dispatcher until what is wanted is the case, then stop it in order."""
+        dispatcher = self.new(*providers, **more)
+        running = asyncio.create_task(dispatcher.run())
+        try:
+            await self.wait(running, until)
+        finally:
+            dispatcher.stop()
+            await running
+
+    async def wait(self, running: asyncio.Task[None], until: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not until():
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[Bridge]:
+    with closing(open_database(tmp_path, durability="normal")) as database, closing(Bridge(database)) as bridge:
+        yield bridge
