@@ -7,6 +7,7 @@ INVALID_ARGUMENT is judged follows Firebase's "Best practices for registration t
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC
@@ -338,4 +339,7 @@ def _fetch(google: Any, send: Callable[..., object]) -> tuple[str, float]:
         if error.retryable:
             raise Unreachable("the token endpoint is not available") from None
         raise CredentialRefused(reason or "refused by the token endpoint") from None
-    return f"Bearer {google.token}", google.expiry.replace(tzinfo=UTC).timestamp()
+    token = google.token
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise Unreachable("the token endpoint answered no token")
+    return f"Bearer {token}", google.expiry.replace(tzinfo=UTC).timestamp()

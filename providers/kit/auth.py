@@ -59,9 +59,10 @@ class FetchedToken:
     """A credential that an issuer hands out for a time (OAuth). It belongs to one event loop.
 
     fetch: blocks, and runs in a thread; returns the authorization header and the UNIX seconds of its expiry, or
-    raises Unreachable or CredentialRefused. One fetch runs at a time, however many wait for it. A token is renewed
-    five minutes before its end while it goes on being used, so a failed renewal hurts nobody at first. After a
-    failure the issuer is left alone for 5 s, then longer, up to a minute, and `ready` raises that failure meanwhile.
+    raises Unreachable or CredentialRefused; any other exception counts as Unreachable. One fetch runs at a time,
+    however many wait for it. A token is renewed five minutes before its end while it goes on being used, so a failed
+    renewal hurts nobody at first. After a failure the issuer is left alone for 5 s, then longer, up to a minute, and
+    `ready` raises that failure meanwhile.
     """
 
     def __init__(self, fetch: Callable[[], tuple[str, float]], now: Clock = time.time) -> None:
@@ -114,9 +115,10 @@ class FetchedToken:
         try:
             header, expires_at = await asyncio.to_thread(self._fetch)
         except (Unreachable, CredentialRefused) as error:
-            self._failure = error
-            self._wait_until = self._now() + min(_FIRST_WAIT * 2.0 ** min(self._failures, 10), _LONGEST_WAIT)
-            self._failures += 1
+            self._failed(error)
+        except Exception:
+            # An answer that no issuer would give. The exception is not shown, as it may quote what was sent.
+            self._failed(Unreachable("the token endpoint answered no token"))
         else:
             now = self._now()
             self._header, self._failure, self._failures = header, None, 0
@@ -125,3 +127,8 @@ class FetchedToken:
             self._renew_at = self._expires_at - min(_EARLY_RENEWAL, (self._expires_at - now) / 2)
         finally:
             self._renewal = None
+
+    def _failed(self, error: Unreachable | CredentialRefused) -> None:
+        self._failure = error
+        self._wait_until = self._now() + min(_FIRST_WAIT * 2.0 ** min(self._failures, 10), _LONGEST_WAIT)
+        self._failures += 1

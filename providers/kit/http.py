@@ -31,6 +31,8 @@ _TCP_PROBE = timedelta(seconds=60)
 _FIRST_ANSWER = 1 / 6
 """Share of the time-out that others wait for the first answer on a new connection before another is opened."""
 _OLDEST_TLS: TlsVersion = "TLSv1.2"
+_MALFORMED = "no valid request: its address or a header is malformed"
+"""In place of the library's own words, which may be the URL or a header: a device's token, a credential."""
 
 
 _Builder = TypeVar("_Builder", ClientBuilder, SyncClientBuilder)
@@ -66,8 +68,7 @@ class Client:
         except RequestError as error:
             raise Unreachable(_reason(error)) from None
         except ValueError:
-            # Its words may be the URL or a header, and so the device's token or a credential.
-            raise Unreachable("no valid request: its address or a header is malformed") from None
+            raise Unreachable(_MALFORMED) from None
         finally:
             connection.end()
 
@@ -138,6 +139,8 @@ def blocking(transport: Transport) -> Callable[..., BlockingAnswer]:
                 return BlockingAnswer(answer.status, _headers(answer.headers), part.to_bytes() if part else b"")
         except RequestError as error:
             raise Unreachable(_reason(error)) from None
+        except ValueError:
+            raise Unreachable(_MALFORMED) from None
 
     return call
 

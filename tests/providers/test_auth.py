@@ -185,6 +185,26 @@ def test_a_failed_early_renewal_hurts_nobody_and_backs_off() -> None:
     run(test)
 
 
+def test_a_fault_of_fetching_is_a_failure_as_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(clock: Clock, issuer: Issuer, token: FetchedToken) -> None:
+        issuer.failure = TypeError("secret")
+        for _ in range(50):
+            with pytest.raises(Unreachable, match="answered no token"):
+                await token.ready()
+        assert issuer.calls == 1
+        clock.now += 5
+        issuer.failure = None
+        await token.ready()
+        clock.now += 3600 - 250
+        issuer.failure = TypeError("secret")
+        await token.ready()
+        await settled()
+        assert (token.header, issuer.calls) == ("Bearer 2", 3)
+
+    run(test)
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("failure", [Unreachable("down"), CredentialRefused("invalid_grant")])
 def test_a_failure_is_told_to_all_without_asking_again(failure: Exception) -> None:
     async def test(clock: Clock, issuer: Issuer, token: FetchedToken) -> None:

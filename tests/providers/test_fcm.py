@@ -345,6 +345,28 @@ def test_a_token_endpoint_in_trouble_is_asked_again_later(status: int, monkeypat
         fetch(status, {"error": "internal_failure"}, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"hello",
+        b"null",
+        {"access_token": None, "expires_in": 3599},
+        {"access_token": "", "expires_in": 3599},
+        {"access_token": ["ya29.new"], "expires_in": 3599},
+        {"access_token": "ya29\nnew", "expires_in": 3599},
+        {"access_token": "ya29.new"},
+        {"access_token": "ya29.new", "expires_in": "soon"},
+        {"access_token": "ya29.new", "expires_in": 10**20},
+    ],
+)
+def test_a_token_endpoint_that_answers_no_token_is_asked_again_later(
+    body: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unreachable, match="answered no token"):
+        fetch(200, body, monkeypatch)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"service_account": Secret(b"")}, "service_account_file: nothing found"),
     "text": ({"service_account": Secret(b"hello")}, "service_account_file: found something else"),

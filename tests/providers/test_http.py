@@ -478,3 +478,5 @@ def test_the_blocking_call_is_what_google_auth_asks_for(standin: StandinProcess)
     standin.script_token_endpoint([{"action": "hang"}])
     with pytest.raises(Unreachable, match="timed out"):
         call(standin.token_uri, method="POST", body=b"", timeout=0.3)
+    with pytest.raises(Unreachable, match="malformed"):
+        call("http://127.0.0.1:99999", method="POST", body=b"")
