@@ -193,12 +193,14 @@ class Provider(ABC):
     transport: None for a provider that needs no network.
     local: sends in place of the HTTP client where there is no transport; exactly one of the two is set.
     credential: None where the connection itself authenticates, or nothing does.
+    soonest: seconds before a push is sent again that got no answer (Unreachable); what an answer says goes by `read`.
     """
 
     name: str
     transport: Transport | None = None
     local: Send | None = None
     credential: Credential | None = None
+    soonest: float = 0.0
 
     @abstractmethod
     def prepare(self, notice: Notice, budget: int | None = None) -> Any:
