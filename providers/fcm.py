@@ -54,6 +54,7 @@ _HOST = "https://fcm.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 _LONGEST_TTL = 2_419_200
 _SOONEST = 10.0
+"""Seconds: Firebase wants no push sent again earlier."""
 _QUOTA_PAUSE = 60.0
 
 _BY_CODE: dict[str, Outcome] = {
@@ -82,8 +83,13 @@ _BY_APNS: dict[str, Outcome] = {
     "DeviceTokenNotForTopic": TokenInvalid("APNs: DeviceTokenNotForTopic", suspect=True),
     "PayloadTooLarge": TooLarge("APNs: PayloadTooLarge"),
     "TooManyRequests": Retry("APNs: TooManyRequests", after=_QUOTA_PAUSE),
+    "TooManyProviderTokenUpdates": Retry("APNs: TooManyProviderTokenUpdates", after=_QUOTA_PAUSE),
+    "IdleTimeout": Retry("APNs: IdleTimeout"),
+    "InternalServerError": Retry("APNs: InternalServerError"),
+    "ServiceUnavailable": Retry("APNs: ServiceUnavailable"),
+    "Shutdown": Retry("APNs: Shutdown"),
 }
-"""Apple's answer to Firebase, by the reason of ApnsError; what is wrong with its keys never stops Android."""
+"""Apple's answer to Firebase, by the reason of ApnsError; what is wrong there never stops Android."""
 
 
 class Config(Network, frozen=True, kw_only=True):
@@ -117,6 +123,8 @@ class Prepared(Quiet, frozen=True):
 
 
 class Fcm(Provider):
+    soonest = _SOONEST
+
     def __init__(
         self,
         name: str,
@@ -232,10 +240,9 @@ def _objects(detail: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _judge(response: Response, error: _Error) -> Outcome:
     known = _BY_CODE.get(error.code)
-    if known is not None and not isinstance(known, Rejected):
-        return known
-    if error.apns_reason:
-        return _from_apns(error)
+    # Apple's limits and keys are those of iPhones, so its word goes before a code that would stop Android too.
+    if error.apns_reason and not isinstance(known, TokenInvalid | Retry):
+        return _from_apns(response, error)
     if known is not None:
         return known
     if response.status == 400:
@@ -246,15 +253,22 @@ def _judge(response: Response, error: _Error) -> Outcome:
     return outcome or answers.by_status(response, error.text())
 
 
-def _from_apns(error: _Error) -> Outcome:
+def _from_apns(response: Response, error: _Error) -> Outcome:
     known = _BY_APNS.get(error.apns_reason)
     if known is not None:
         return known
     reason = f"APNs: {error.apns_reason}"
-    if error.apns_status >= 500:
+    status = error.apns_status or response.status
+    if status >= 500:
         return Retry(reason)
+    if status == 429:
+        return Retry(reason, after=_QUOTA_PAUSE)
+    if status == 413:
+        return TooLarge(reason)
     if error.apns_status == 410:
         return TokenInvalid(reason)
+    if error.code in _BY_CODE or status == 403:
+        reason += "; is the APNs key in the Firebase project right?"
     return Rejected(f"{error.code}: {reason}" if error.code else reason)
 
 

@@ -33,6 +33,7 @@ from tests.providers.material import (
     notice,
     service_account,
 )
+from tests.providers.test_apns import ROWS as APPLE
 
 
 def config(**changes: Any) -> fcm.Config:
@@ -117,12 +118,10 @@ def fcm_error(code: str) -> dict[str, object]:
     return {"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code}
 
 
-def apns_error(status: int, reason: str) -> dict[str, object]:
-    return {
-        "@type": "type.googleapis.com/google.firebase.fcm.v1.ApnsError",
-        "statusCode": status,
-        "reason": reason,
-    }
+def apns_error(status: int | None, reason: str | None) -> dict[str, object]:
+    said = {"statusCode": status, "reason": reason}
+    kind = "type.googleapis.com/google.firebase.fcm.v1.ApnsError"
+    return {"@type": kind, **{key: value for key, value in said.items() if value is not None}}
 
 
 def bad_field(name: str) -> dict[str, object]:
@@ -135,6 +134,7 @@ def quota(subject: str) -> dict[str, object]:
 
 INFO = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "SERVICE_DISABLED"}
 INVALID = fcm_error("INVALID_ARGUMENT")
+KEY = "is the APNs key in the Firebase project right?"
 NOT_VALID = "The registration token is not a valid FCM registration token"
 
 ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
@@ -152,7 +152,7 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
     "third party with Apple's word": (
         401,
         error("UNAUTHENTICATED", "x", fcm_error("THIRD_PARTY_AUTH_ERROR"), apns_error(403, "InvalidProviderToken")),
-        Rejected("THIRD_PARTY_AUTH_ERROR: APNs: InvalidProviderToken"),
+        Rejected(f"THIRD_PARTY_AUTH_ERROR: APNs: InvalidProviderToken; {KEY}"),
     ),
     "access token": (
         401,
@@ -221,11 +221,32 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
         error("", "", apns_error(429, "TooManyRequests")),
         Retry("APNs: TooManyRequests", after=60.0),
     ),
+    "apple: device limit, as a quota": (
+        429,
+        error("RESOURCE_EXHAUSTED", "", fcm_error("QUOTA_EXCEEDED"), apns_error(429, "TooManyRequests")),
+        Retry("APNs: TooManyRequests", after=60.0),
+    ),
+    "apple: new limit, without a status": (
+        429,
+        error("RESOURCE_EXHAUSTED", "", fcm_error("QUOTA_EXCEEDED"), apns_error(None, "New")),
+        Retry("APNs: New", after=60.0),
+    ),
+    "apple: without a word": (503, error("", "", apns_error(None, None)), Retry("APNs: no reason", after=10.0)),
+    "apple: topic": (
+        401,
+        error("UNAUTHENTICATED", "", fcm_error("THIRD_PARTY_AUTH_ERROR"), apns_error(None, "BadTopic")),
+        Rejected(f"THIRD_PARTY_AUTH_ERROR: APNs: BadTopic; {KEY}"),
+    ),
+    "gone, whatever Apple says": (
+        404,
+        error("NOT_FOUND", "", fcm_error("UNREGISTERED"), apns_error(503, "Shutdown")),
+        TokenInvalid("UNREGISTERED"),
+    ),
     "apple: down": (503, error("", "", apns_error(503, "Shutdown")), Retry("APNs: Shutdown", after=10.0)),
     "apple: key": (
         400,
         error("", "", INVALID, apns_error(403, "BadEnvironmentKeyInToken")),
-        Rejected("INVALID_ARGUMENT: APNs: BadEnvironmentKeyInToken"),
+        Rejected(f"INVALID_ARGUMENT: APNs: BadEnvironmentKeyInToken; {KEY}"),
     ),
     "apple goes before a field": (
         400,
@@ -281,6 +302,36 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
 def test_answers(case: str) -> None:
     status, body, outcome = ROWS[case]
     assert build().read(answer(status, body)) == outcome
+
+
+@pytest.mark.parametrize(("status", "reason", "of_apple"), [row for row in APPLE if row[1] != "New"])
+def test_apples_words_mean_what_they_mean_from_apple_but_stop_nobody(
+    status: int, reason: str, of_apple: Outcome
+) -> None:
+    provider = build()
+    for code in ("INVALID_ARGUMENT", "QUOTA_EXCEEDED", "THIRD_PARTY_AUTH_ERROR"):
+        for told in (status, None):
+            found = provider.read(answer(400, error("", "", fcm_error(code), apns_error(told, reason))))
+            assert not isinstance(found, Delivered)
+            assert f"APNs: {reason}" in found.reason
+            assert getattr(found, "suspect", False) == getattr(of_apple, "suspect", False)
+            if isinstance(of_apple, Misconfigured):
+                assert isinstance(found, Rejected)
+            elif isinstance(of_apple, Retry | Throttled):
+                assert isinstance(found, Retry)
+                assert found.after == max(of_apple.after or 0, 10)
+            else:
+                assert type(found) is type(of_apple)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, Rejected), (403, Rejected), (413, TooLarge), (429, Retry)])
+def test_a_new_word_of_apples_is_judged_by_its_status(status: int, kind: type[Outcome]) -> None:
+    body = error("INVALID_ARGUMENT", "", INVALID, apns_error(status, "New"))
+    assert type(build().read(answer(400, body))) is kind
+
+
+def test_what_got_no_answer_rests_as_long_as_what_got_one() -> None:
+    assert build().soonest == 10.0
 
 
 def test_a_delivery_is_named() -> None:
