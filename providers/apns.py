@@ -45,6 +45,8 @@ _STREAMS = 250
 """Requests at once on a connection; APNs was seen to allow 500 to 1500. Fewer connections cost less for each push."""
 _DEVICE_PAUSE = 60.0
 _TOKEN_PAUSE = 60.0
+_SHORTEST_REST = 1.0
+"""Seconds. Apple documents no Retry-After; one that is honoured all the same must not mean "at once"."""
 
 _TABLE: dict[tuple[int, str], Outcome] = {
     (400, "BadCollapseId"): Rejected("BadCollapseId"),
@@ -166,9 +168,11 @@ class Apns(Provider):
         if isinstance(outcome, TokenInvalid):
             since = error.get("timestamp")
             return replace(outcome, since=since) if isinstance(since, int) and since > 0 else outcome
-        if isinstance(outcome, Retry | Throttled):
-            after = answers.retry_after(response)
-            return outcome if after is None else replace(outcome, after=after)
+        if isinstance(outcome, Throttled):
+            return replace(outcome, after=max(answers.retry_after(response) or 0.0, outcome.after))
+        if isinstance(outcome, Retry):
+            asked = answers.retry_after(response)
+            return outcome if asked is None else replace(outcome, after=max(asked, _SHORTEST_REST))
         return outcome
 
     def describe(self) -> str:

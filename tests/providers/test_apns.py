@@ -206,6 +206,17 @@ def test_retry_after_goes_before_our_own_figure() -> None:
     assert provider.read(updates) == Throttled("TooManyProviderTokenUpdates", after=1200.0)
 
 
+@pytest.mark.parametrize("asked", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_retry_after_never_means_at_once(asked: str) -> None:
+    provider = apns.build("ios", config())
+    for status, reason, outcome in ROWS:
+        if isinstance(outcome, Retry | Throttled):
+            found = provider.read(answer(status, {"reason": reason}, retry_after=asked))
+            assert isinstance(found, Retry | Throttled)
+            assert found.after is not None
+            assert found.after >= (outcome.after if isinstance(outcome, Throttled) else 1.0)
+
+
 async def _header(provider: Provider) -> str:
     assert provider.credential is not None
     await provider.credential.ready()
