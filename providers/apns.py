@@ -45,6 +45,8 @@ _STREAMS = 250
 """Requests at once on a connection; APNs was seen to allow 500 to 1500. Fewer connections cost less for each push."""
 _DEVICE_PAUSE = 60.0
 _TOKEN_PAUSE = 60.0
+_FAULT_REST = 5.0
+"""Seconds after a 5xx. Apple asks for 15 minutes and back-off, but a chat message is stale by then."""
 _SHORTEST_REST = 1.0
 """Seconds. Apple documents no Retry-After; one that is honoured all the same must not mean "at once"."""
 
@@ -172,7 +174,8 @@ class Apns(Provider):
             return replace(outcome, after=max(answers.retry_after(response) or 0.0, outcome.after))
         if isinstance(outcome, Retry):
             asked = answers.retry_after(response)
-            return outcome if asked is None else replace(outcome, after=max(asked, _SHORTEST_REST))
+            after = outcome.after if asked is None else max(asked, _SHORTEST_REST)
+            return replace(outcome, after=max(after or 0.0, _FAULT_REST) if response.status >= 500 else after)
         return outcome
 
     def describe(self) -> str:

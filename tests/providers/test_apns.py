@@ -161,17 +161,17 @@ ROWS: list[tuple[int, str, Outcome]] = [
     (413, "PayloadTooLarge", TooLarge("PayloadTooLarge")),
     (429, "TooManyProviderTokenUpdates", Throttled("TooManyProviderTokenUpdates", after=60.0)),
     (429, "TooManyRequests", Retry("TooManyRequests", after=60.0)),
-    (500, "InternalServerError", Retry("InternalServerError", reconnect=True)),
-    (503, "ServiceUnavailable", Retry("ServiceUnavailable")),
-    (503, "Shutdown", Retry("Shutdown", reconnect=True)),
+    (500, "InternalServerError", Retry("InternalServerError", after=5.0, reconnect=True)),
+    (503, "ServiceUnavailable", Retry("ServiceUnavailable", after=5.0)),
+    (503, "Shutdown", Retry("Shutdown", after=5.0, reconnect=True)),
     (400, "New", Rejected("New")),
     (401, "New", Misconfigured("New")),
     (403, "New", Misconfigured("New")),
     (410, "New", TokenInvalid("New")),
     (413, "New", TooLarge("New")),
     (429, "New", Retry("New", after=60.0)),
-    (500, "New", Retry("New")),
-    (503, "New", Retry("New")),
+    (500, "New", Retry("New", after=5.0)),
+    (503, "New", Retry("New", after=5.0)),
 ]
 
 
@@ -204,6 +204,9 @@ def test_retry_after_goes_before_our_own_figure() -> None:
     assert provider.read(limited) == Retry("TooManyRequests", after=7.0)
     updates = answer(429, {"reason": "TooManyProviderTokenUpdates"}, retry_after="1200")
     assert provider.read(updates) == Throttled("TooManyProviderTokenUpdates", after=1200.0)
+    for asked, after in (("2", 5.0), ("900", 900.0)):
+        down = answer(503, {"reason": "ServiceUnavailable"}, retry_after=asked)
+        assert provider.read(down) == Retry("ServiceUnavailable", after=after)
 
 
 @pytest.mark.parametrize("asked", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
