@@ -1,1 +1,1 @@
-"""What every provider is built from: the contract, the HTTP client, the credentials, a fake for tests."""
+"""What every provider is built from: the contract, the HTTP client and the credentials."""

@@ -19,8 +19,8 @@ from providers.kit.base import (
     TooLarge,
     Unreachable,
 )
-from providers.kit.fake import FakeTransport
 from providers.kit.values import Network, Secret
+from tests.providers.fake import FakeTransport
 from tests.providers.material import answer
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
