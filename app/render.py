@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -16,7 +17,7 @@ SKIP = "skip"
 MAX_TITLE = 100
 """Characters; a phone shows fewer."""
 MAX_ID_BYTES = 400
-"""An id longer than this is left out of the data, or there would be no room for the text."""
+"""An id that is longer than this as JSON is left out of the data, or there would be no room for the text."""
 
 Templates = dict[str, dict[str, str]]
 """Text by locale and template name."""
@@ -88,7 +89,7 @@ def _text(message: Message, content: Content, templates: dict[str, str], style: 
 
 
 def _thread(channel_type: int, channel_id: str) -> str:
-    if len(channel_id.encode()) > MAX_ID_BYTES:
+    if not _short(channel_id):
         channel_id = sha256(channel_id.encode()).hexdigest()
     return f"{channel_type}:{channel_id}"
 
@@ -106,8 +107,9 @@ def _data(message: Message, content: Content) -> dict[str, str | int]:
         "timestamp": message.timestamp,
         "type": content.type,
     }
-    return {
-        key: value
-        for key, value in data.items()
-        if isinstance(value, int) or len(value) <= MAX_ID_BYTES // 4 or len(value.encode()) <= MAX_ID_BYTES
-    }
+    return {key: value for key, value in data.items() if isinstance(value, int) or _short(value)}
+
+
+def _short(text: str) -> bool:
+    """JSON writes a control character in six bytes."""
+    return len(text) * 6 <= MAX_ID_BYTES or len(msgspec.json.encode(text)) - 2 <= MAX_ID_BYTES

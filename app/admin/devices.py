@@ -63,20 +63,22 @@ def make(uid: str, device_id: str, body: DeviceBody, providers: Providers, now: 
     if kind is None:
         allowed = ", ".join(sorted(providers))
         raise Refused(f"provider: found a name that is not configured; allowed: {allowed}")
+    tokens = {"token": body.token, "voip_token": body.voip_token}
     if kind == "apns":
-        for name, token in (("token", body.token), ("voip_token", body.voip_token)):
+        for name, token in tokens.items():
             if re.fullmatch(r"[0-9A-Fa-f]*", token) is None:
                 raise Refused(f"{name}: found a text of another form; allowed: hexadecimal digits, as APNs gives them")
+            tokens[name] = token.lower()  # one phone has one token, however an app writes it
     return Device(
         uid=uid,
         device_id=device_id,
         provider=body.provider,
-        token=body.token,
+        token=tokens["token"],
         registered_at=now,
         updated_at=now,
         locale=body.locale,
         device_flag=body.device_flag,
-        voip_token=body.voip_token,
+        voip_token=tokens["voip_token"],
         app_version=body.app_version,
     )
 

@@ -214,7 +214,7 @@ class Lane:
             request = provider.request(job.prepared, target)
             outcome = provider.read(await self._send(request))
         except base.Unreachable as error:
-            return base.Retry(str(error) or "unreachable")
+            return base.Retry(str(error) or "unreachable", after=provider.soonest)
         except base.CredentialRefused as error:
             return base.Misconfigured(str(error))
         if isinstance(outcome, base.Misconfigured) and outcome.renew:

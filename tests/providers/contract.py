@@ -57,7 +57,7 @@ _json = st.recursive(
 _made: dict[type, Provider] = {}
 
 # One inherited test runs for several classes, on purpose: its examples depend on none of them.
-_inherited = settings(suppress_health_check=[HealthCheck.differing_executors], deadline=None)
+_inherited = settings(suppress_health_check=[HealthCheck.differing_executors])
 
 
 class ProviderContract:

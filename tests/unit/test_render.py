@@ -188,7 +188,7 @@ def test_a_person_is_the_peer_on_both_lines(channel_id: str) -> None:
     assert (found.data["channel_id"], found.data["channel_type"], found.thread) == ("alice", 1, "1:alice")
 
 
-@pytest.mark.parametrize("long", ["x" * (MAX_ID_BYTES + 1), "长" * 200])
+@pytest.mark.parametrize("long", ["x" * (MAX_ID_BYTES + 1), "长" * 200, "\x01" * 67])
 def test_long_ids_are_left_out(long: str) -> None:
     found = rendered(from_uid=long, client_msg_no=long, channel_type=2, channel_id=long)
     assert found.data.keys() == {"message_id", "message_seq", "channel_type", "timestamp", "type"}

@@ -165,10 +165,12 @@ def test_a_number_may_be_written_as_a_fraction(api: Api) -> None:
     assert api.devices("u")[0]["device_flag"] == 99
 
 
-def test_apns_tokens_keep_their_case(api: Api) -> None:
+def test_an_apns_token_is_one_phone_in_either_case(api: Api) -> None:
     assert api.register("u", "d", provider="ios", token="aBcD" * 16) == 201
+    assert api.register("v", "d", provider="ios", token="AbCd" * 16) == 201
     with api.database.read() as connection:
-        assert devices.of_users(connection, ["u"])["u"][0].token == "aBcD" * 16
+        assert devices.of_users(connection, ["u"]) == {}
+        assert devices.of_users(connection, ["v"])["v"][0].token == "abcd" * 16
 
 
 def line(number: int, **more: Any) -> bytes:

@@ -96,7 +96,7 @@ def test_it_behaves_as_it_is_described(described: Any, name: str, mode: Generati
         more = [] if name == "import_devices" else [checks.negative_data_rejection]
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=EVERY, deadline=None, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
+    @settings(max_examples=EVERY, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
     def generated(case: schemathesis.Case) -> None:
         case.call_and_validate(headers=HEADERS, checks=[*CHECKS, *more])
 

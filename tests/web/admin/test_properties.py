@@ -48,7 +48,7 @@ spoiled = st.builds(
 )
 bodies = (devices | spoiled | anything).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200)
 
-few = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=60, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
