@@ -2,11 +2,13 @@
 
 import os
 
+from gunicorn.http import message
+
 from app import bootstrap
 from app.keeper import Keeper
 
 settings = bootstrap.load_config_or_exit()
-bootstrap.start_metrics(settings)
+bootstrap.prepare_or_exit(settings)
 
 bind = settings.server.bind
 workers = settings.server.workers
@@ -14,7 +16,9 @@ worker_class = "gthread"
 threads = settings.server.threads
 keepalive = 75  # v2 keeps up to a hundred connections
 graceful_timeout = 10
-limit_request_line = 0  # uids of thousands of characters stand in paths
+# Uids of thousands of characters stand in paths: 16,384 emoji are 192 KiB. Above a ceiling of its own gunicorn has only
+# "no limit", under which one endless line takes all memory.
+message.MAX_REQUEST_LINE = limit_request_line = 256 << 10
 control_socket_disable = True
 proc_name = "pushbridge"
 accesslog = None

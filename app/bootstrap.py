@@ -13,9 +13,10 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from app.config import Config
 from app.keeper import FOLLOW_STDIN
 from app.settle import Limits
 from app.store.dialect import Database
-from app.store.opening import open_database
+from app.store.opening import Unusable, make_private, open_database
 from app.yamlfile import ConfigError
 from providers.kit.base import Provider, Transport
 from providers.kit.http import Client
@@ -57,8 +58,24 @@ def load_config() -> Config:
     return configuration.load(config_path())
 
 
+@contextmanager
+def _data_dir(config: Config) -> Iterator[Path]:
+    """The data folder, made if it is missing; raises ConfigError where what is done inside cannot be done there."""
+    try:
+        make_private(config.data_dir)
+        yield config.data_dir
+    except OSError as error:
+        file = Path(str(error.filename))
+        inside = f"{file.name}: " if file.parent == config.data_dir else ""
+        raise configuration.no_storage(config, f"{inside}{error.strerror}") from None
+    except Unusable as error:
+        raise configuration.no_storage(config, str(error)) from None
+
+
 def open_store(config: Config) -> Database:
-    return open_database(config.data_dir, config.storage.url, config.storage.durability)
+    """Raises yamlfile.ConfigError."""
+    with _data_dir(config) as folder:
+        return open_database(folder, config.storage.url, config.storage.durability)
 
 
 def intake(config: Config, database: Database) -> Intake:
@@ -106,15 +123,31 @@ def admin_token(config: Config) -> str:
     """The configured token, or the one that is made at the first start."""
     if config.admin.token:
         return config.admin.token.text
-    file = config.data_dir / "admin-token"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    with _data_dir(config) as folder:
+        file = folder / "admin-token"
+        return _read(file) or _keep_token(file, secrets.token_urlsafe(32))
+
+
+def _read(file: Path) -> str:
+    """The text of a file, "" where there is none."""
+    with suppress(FileNotFoundError):
         return file.read_text().strip()
-    with os.fdopen(descriptor, "w") as out:
-        out.write(secrets.token_urlsafe(32) + "\n")
-    return file.read_text().strip()
+    return ""
+
+
+def _keep_token(file: Path, token: str) -> str:
+    """Put a whole token in place, unless another process was first; the one that is there then."""
+    descriptor, made = tempfile.mkstemp(dir=file.parent, prefix="admin-token.")  # its owner's alone
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            out.write(f"{token}\n")
+        with suppress(FileExistsError):
+            os.link(made, file)
+        if not _read(file):  # an empty one is no token
+            os.replace(made, file)
+    finally:
+        Path(made).unlink(missing_ok=True)
+    return _read(file)
 
 
 def rules(config: Config) -> Rules:
@@ -145,12 +178,16 @@ def _ms(seconds: float) -> int:
 
 def dispatch(config: Config, slot: int = 0) -> None:
     """Run one dispatcher process until SIGTERM or SIGINT. `slot`: which of `dispatcher.processes` it is."""
+    most = config.dispatcher.processes - 1
+    if slot > most:
+        raise ConfigError(f"{config.path}: dispatcher.processes: found slot {slot}; allowed: --slot from 0 to {most}")
     logs.configure()
     if config.dispatcher.pin:
         _stay_on_one_core(zlib.crc32(socket.gethostname().encode()) + slot)
     metrics_folder(config)
     database = open_store(config)
-    lock = _hold_slot(config.data_dir, slot)
+    with _data_dir(config) as folder:
+        lock = _hold_slot(folder, slot)
     providers = registry.providers(config)
     owner = f"{socket.gethostname()}/{slot}"[:96]
     address = poke.addresses(config.data_dir, slot + 1)[slot]
@@ -227,14 +264,23 @@ async def _dispatch(
 
 def metrics_folder(config: Config) -> Path:
     """Where the processes of this service share their counters."""
-    folder = config.data_dir / "metrics"
-    folder.mkdir(parents=True, exist_ok=True)
+    with _data_dir(config) as data_dir:
+        folder = data_dir / "metrics"
+        folder.mkdir(exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     return folder
 
 
-def start_metrics(config: Config) -> None:
-    """In gunicorn's master: share counters from now on, without those of processes that are gone."""
+def prepare_or_exit(config: Config) -> None:
+    """In gunicorn's master: have everything in the data folder that its workers and dispatchers need there."""
+    with or_exit():
+        open_store(config).close()  # a forked process must open its own
+        admin_token(config)
+        _start_metrics(config)
+
+
+def _start_metrics(config: Config) -> None:
+    """Share counters from now on, without those of processes that are gone."""
     folder = metrics_folder(config)
     for file in folder.glob("*.db"):
         pid = file.stem.rpartition("_")[2]
@@ -256,14 +302,22 @@ def greeting(config: Config) -> str:
     """What `serve` says first: where it listens, and where the admin token is."""
     token = "as configured" if config.admin.token else f"in {config.data_dir / 'admin-token'}"
     names = ", ".join(f"{name} ({block.get('type')})" for name, block in config.providers.items())
-    return f"Pushbridge: webhooks at http://{config.server.bind}/webhook, providers {names}, admin token {token}"
+    bind = config.server.bind
+    webhook = f"/webhook on {bind}" if bind.startswith("unix:") else f"http://{bind}/webhook"
+    return f"Pushbridge: webhooks at {webhook}, providers {names}, admin token {token}"
+
+
+@contextmanager
+def or_exit() -> Iterator[None]:
+    """For processes whose start ends with one message where the configuration, or what it names, is wrong."""
+    try:
+        yield
+    except ConfigError as error:
+        raise SystemExit(f"pushbridge: {error}") from None
 
 
 def load_config_or_exit() -> Config:
-    """For processes whose start ends with one message where the configuration is wrong."""
-    try:
+    with or_exit():
         config = load_config()
         registry.providers(config)
-    except ConfigError as error:
-        raise SystemExit(f"pushbridge: {error}") from None
     return config

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from app import config as configuration
 from app import registry
 from app.config import Config
+from app.store import opening
 from app.yamlfile import ConfigError
 
 STAKE = (
@@ -72,10 +73,9 @@ def _check_data_dir(config: Config, lines: list[str]) -> int:
     try:
         with TemporaryDirectory(dir=probe):
             pass
+        fault = opening.fault(folder)
     except OSError as error:
-        reason = error.strerror
-        lines.append(
-            f"error: {config.path}: storage.data_dir: cannot write to {folder}: {reason}; allowed: a writable folder"
-        )
-        return 1
-    return 0
+        fault = str(error.strerror)
+    if fault:
+        lines.append(f"error: {configuration.no_storage(config, fault)}")
+    return 1 if fault else 0

@@ -21,7 +21,9 @@ class Tools:
     def open_store(self) -> Database:
         from app import bootstrap
 
-        return bootstrap.open_store(bootstrap.load_config_or_exit())
+        config = bootstrap.load_config_or_exit()
+        with bootstrap.or_exit():
+            return bootstrap.open_store(config)
 
     def providers(self) -> Mapping[str, str]:
         from app import bootstrap
@@ -69,6 +71,7 @@ def serve() -> None:
     from app import bootstrap
 
     config = bootstrap.load_config_or_exit()
+    bootstrap.prepare_or_exit(config)
     click.echo(bootstrap.greeting(config), err=True)
     folder = Path(__file__).resolve().parent.parent
     arguments = ["--config", str(folder / "gunicorn.conf.py"), "--pythonpath", str(folder), "wsgi:app"]
@@ -82,7 +85,8 @@ def dispatch(slot: int) -> None:
     from app import bootstrap
 
     config = bootstrap.load_config_or_exit()
-    bootstrap.dispatch(config, slot)
+    with bootstrap.or_exit():
+        bootstrap.dispatch(config, slot)
 
 
 @main.command()

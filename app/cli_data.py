@@ -19,7 +19,7 @@ from app.admin.tracing import LettersQuery, TraceQuery
 from app.clock import now_ms
 from app.intake import Intake
 from app.store import devices as device_store
-from app.store.dialect import Database
+from app.store.dialect import Database, DatabaseError, reason
 from app.store.writer import NotStored
 
 
@@ -48,6 +48,12 @@ class Failure(click.ClickException):
         click.echo(f"pushbridge: {self.format_message()}", err=True)
 
 
+class Broken(Failure):
+    """What was asked for is right and cannot be done: exit code 1."""
+
+    exit_code = 1
+
+
 @contextmanager
 def _store(tools: Tools) -> Iterator[Database]:
     """The opened store; what is refused inside ends the command."""
@@ -56,6 +62,8 @@ def _store(tools: Tools) -> Iterator[Database]:
         yield database
     except (Refused, NotStored) as error:
         raise Failure(str(error)) from None
+    except DatabaseError as error:
+        raise Broken(f"the database cannot be used: {reason(error)}") from None
     finally:
         database.close()
 

@@ -151,6 +151,12 @@ def load(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
     return config
 
 
+def no_storage(config: Config, why: str) -> ConfigError:
+    """What is said where the data folder, or the database in it, cannot be used."""
+    allowed = "a writable folder, with no other database in it than Pushbridge's"
+    return ConfigError(f"{config.path}: storage.data_dir: cannot use {config.data_dir}: {why}; allowed: {allowed}")
+
+
 def _refuse_later(path: Path, raw: dict[str, Any]) -> None:
     for key, what in LATER.items():
         value: Any = raw

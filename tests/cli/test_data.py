@@ -249,3 +249,11 @@ def test_send_refuses(cli: Cli) -> None:
 @pytest.mark.parametrize("command", cli_data.COMMANDS, ids=lambda command: command.name)
 def test_help(command: object, cli: Cli) -> None:
     assert "Usage:" in cli.ok(command.name, "--help")  # type: ignore[attr-defined]
+
+
+def test_a_database_that_fails_meanwhile_is_one_line(cli: Cli) -> None:
+    with cli.database.write() as connection:
+        connection.exec_driver_sql("CREATE TRIGGER no BEFORE INSERT ON devices BEGIN SELECT RAISE(ABORT, 'full'); END")
+    result = cli.run("devices", "put", "u", "d", "--provider", "console", "--token", "the-token")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "pushbridge: the database cannot be used: full\n"

@@ -27,8 +27,8 @@ BROKEN = {
     "providers: {a: {type: apns, topic: t, timeout: 5}}\n": "providers.a.timeout: found 5; allowed: a time such as ",
     "providers: {a: {type: apns, topic: t, max_connections: 0}}\n": "providers.a.max_connections: found 0; allowed: ",
     "server: {workers: many}\n" + CONSOLE: "server.workers: found 'many'; allowed: a whole number",
-    "storage: {data_dir: config.yaml}\n" + CONSOLE: "storage.data_dir: cannot write to ",
-    "storage: {data_dir: /proc/inside/data}\n" + CONSOLE: "storage.data_dir: cannot write to /proc/inside/data: ",
+    "storage: {data_dir: config.yaml}\n" + CONSOLE: "storage.data_dir: cannot use ",
+    "storage: {data_dir: /proc/inside/data}\n" + CONSOLE: "storage.data_dir: cannot use /proc/inside/data: ",
 }
 
 
@@ -59,6 +59,16 @@ def test_check_names_every_broken_provider(tmp_path: Path) -> None:
     ]
     assert any(line.startswith("provider b: ") for line in said)
     assert said[-1] == "2 to mend"
+
+
+def test_check_on_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pushbridge.db").write_text("a note to myself")
+    said: list[str] = []
+    assert report(write(tmp_path, CONSOLE), said.append) == 1
+    [error] = [line for line in said if line.startswith("error: ")]
+    assert "storage.data_dir: cannot use " in error
+    assert ": pushbridge.db is not a database; allowed: a writable folder" in error
 
 
 def test_check_on_what_is_right(tmp_path: Path) -> None:
