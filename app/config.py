@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from app import words
 from app.yamlfile import ConfigError, convert, expand, read, show
-from providers.kit.values import Duration, Secret, Size
+from providers.kit.values import Duration, Period, Secret, Size
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
@@ -24,6 +24,8 @@ _NAMED = {
     "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"),
     "any": ("0.0.0.0/0", "::/0"),
 }
+
+_NETWORKS = "loopback, private, any, or a CIDR such as 10.1.0.0/16"
 
 LATER = {
     "relay": "relay",
@@ -72,9 +74,9 @@ class Dispatcher(_Section, frozen=True):
 
 
 class Retry(_Section, frozen=True):
-    max_age: Duration = Duration(86400)
-    first_delay: Duration = Duration(1)
-    max_delay: Duration = Duration(600)
+    max_age: Period = Period(86400)
+    first_delay: Period = Period(1)
+    max_delay: Period = Period(600)
 
 
 class Presence(_Section, frozen=True):
@@ -179,8 +181,7 @@ def networks(names: tuple[str, ...], path: str | Path, key: str) -> Networks:
                 found.append(ipaddress.ip_network(cidr))
             except ValueError as error:
                 raise ConfigError(
-                    f"{path}: {key}[{index}]: found {show(name)} ({error}); allowed: "
-                    "loopback, private, any, or a CIDR such as 10.1.0.0/16"
+                    f"{path}: {key}[{index}]: found {show(name)} ({error}); allowed: {_NETWORKS}"
                 ) from None
     return tuple(found)
 
@@ -193,7 +194,10 @@ def payload_types(types: Mapping[str, str], path: str | Path) -> dict[int, str]:
         first = int(match[1]) if match else 0
         last = int(match[2] or match[1]) if match else 0
         if match is None or not 0 <= last - first <= 10_000:
-            raise ConfigError(f"{path}: notification.types.{key}: allowed: a payload type or a range such as 1000-1022")
+            raise ConfigError(
+                f"{path}: notification.types.{key}: found {show(key)}; "
+                "allowed: a payload type or a range such as 1000-1022"
+            )
         result.update(dict.fromkeys(range(first, last + 1), name))
     return result
 
@@ -216,6 +220,8 @@ def _check(config: Config, path: Path) -> None:
     """What no type can say."""
     networks(config.server.trusted_proxies, path, "server.trusted_proxies")
     networks(config.webhook.allow_from, path, "webhook.allow_from")
+    if not config.webhook.allow_from and not config.server.bind.startswith("unix:"):  # callers have an address
+        raise ConfigError(f"{path}: webhook.allow_from: found an empty list; allowed: {_NETWORKS}")
     bind = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})|unix:.+", config.server.bind)
     if bind is None or int(bind[1] or 0) > 65535:
         raise ConfigError(f"{path}: server.bind: found {show(config.server.bind)}; allowed: HOST:PORT or unix:PATH")

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from providers.kit.values import Duration, Secret, Size
+from providers.kit.values import Duration, Period, Secret, Size
 
 T = TypeVar("T")
 
@@ -49,6 +49,10 @@ def read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {_reason(error)}") from None
     try:
         raw = yaml.load(text, _Loader)
+    except yaml.reader.ReaderError as error:
+        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+        found = f"found the character U+{ord(text[error.position]):04X}"
+        raise ConfigError(f"{path}: line {line}, column {column}: no valid YAML: {found}; allowed: text") from None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         place = f"line {where.line + 1}, column {where.column + 1}: " if where else ""
@@ -105,7 +109,7 @@ def convert(raw: dict[str, Any], into: type[T], path: str | Path, prefix: str = 
 
 
 def _decode_special(kind: type, value: Any) -> Any:
-    if kind in (Duration, Size):
+    if kind in (Duration, Period, Size):
         return kind.parse(value)
     if kind is Secret:
         if not isinstance(value, str | bytes):

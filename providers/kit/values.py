@@ -47,14 +47,26 @@ class Duration(float):
         return cls(int(match[1]) * _UNITS[match[2]])
 
 
-class Size(int):
-    """Bytes, written `64KiB` or `8MiB`."""
+class Period(Duration):
+    """A duration that cannot be none."""
 
-    allowed = "a size such as 512B, 64KiB or 8MiB"
+    allowed = "a time above zero, such as 500ms, 3s, 10m, 24h or 7d"
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        if not (found := super().parse(text)):
+            raise ValueError(cls.allowed)
+        return found
+
+
+class Size(int):
+    """Bytes, at least one, written `64KiB` or `8MiB`."""
+
+    allowed = "a size above zero, such as 512B, 64KiB or 8MiB"
 
     @classmethod
     def parse(cls, text: object) -> Size:
-        match = re.fullmatch(r"(\d{1,9})(B|KiB|MiB|GiB)", text) if isinstance(text, str) else None
+        match = re.fullmatch(r"(?!0+\D)(\d{1,9})(B|KiB|MiB|GiB)", text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(cls.allowed)
         return cls(int(match[1]) * _SIZES[match[2]])
@@ -74,7 +86,7 @@ class Network(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     endpoint: str = ""
     ca: Secret = Secret(b"")
     proxy: str = ""
-    timeout: Duration = Duration(15)
+    timeout: Period = Period(15)
     max_connections: Annotated[int, Meta(ge=1, le=64)] = 4
 
     def __repr__(self) -> str:

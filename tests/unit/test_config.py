@@ -11,7 +11,7 @@ from app import config as configuration
 from app import words
 from app.config import LATER, Config, load, networks, payload_types
 from app.yamlfile import ConfigError
-from providers.kit.values import Duration, Secret, Size
+from providers.kit.values import Duration, Period, Secret, Size
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
 CONSOLE = "providers: {console: {type: console}}\n"
@@ -81,9 +81,39 @@ BROKEN: list[tuple[str, str]] = [
     ("server: []\n", "server: found a list; allowed: a section"),
     ("server: {bind: 8000}\n", "server.bind: found 8000; allowed: a text (in quotes)"),
     ("server: {bind: localhost}\n", "server.bind: found 'localhost'; allowed: HOST:PORT or unix:PATH"),
-    ("retry: {max_age: 24}\n", "retry.max_age: found 24; allowed: a time such as 500ms, 3s, 10m, 24h or 7d"),
-    ("retry: {max_age: 1 h}\n", "retry.max_age: found '1 h'; allowed: a time such as 500ms, 3s, 10m, 24h or 7d"),
-    ("webhook: {max_body: 8MB}\n", "webhook.max_body: found '8MB'; allowed: a size such as 512B, 64KiB or 8MiB"),
+    (
+        "retry: {max_age: 24}\n",
+        "retry.max_age: found 24; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
+    ),
+    ("presence: {hold: 1 h}\n", "presence.hold: found '1 h'; allowed: a time such as 500ms, 3s, 10m, 24h or 7d"),
+    (
+        "retry: {max_age: 0s}\n",
+        "retry.max_age: found '0s'; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
+    ),
+    (
+        "retry: {first_delay: 0ms}\n",
+        "retry.first_delay: found '0ms'; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
+    ),
+    (
+        "retry: {max_delay: 00d}\n",
+        "retry.max_delay: found '00d'; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
+    ),
+    (
+        "webhook: {max_body: 0B}\n",
+        "webhook.max_body: found '0B'; allowed: a size above zero, such as 512B, 64KiB or 8MiB",
+    ),
+    (
+        "webhook: {allow_from: []}\n",
+        "webhook.allow_from: found an empty list; allowed: loopback, private, any, or a CIDR such as 10.1.0.0/16",
+    ),
+    (
+        "server: {bind: '1.2.3.4:1'}\nadmin: {token: 'a\x07b'}\n",
+        "line 2, column 18: no valid YAML: found the character U+0007; allowed: text",
+    ),
+    (
+        "webhook: {max_body: 8MB}\n",
+        "webhook.max_body: found '8MB'; allowed: a size above zero, such as 512B, 64KiB or 8MiB",
+    ),
     ("presence: {suppress: all}\n", "presence.suppress: found 'all'; allowed: any, app, none"),
     ("storage: {durability: none}\n", "storage.durability: found 'none'; allowed: full, normal"),
     ("dispatcher: {embedded: 2}\n", "dispatcher.embedded: found 2; allowed: true or false"),
@@ -142,11 +172,11 @@ BROKEN: list[tuple[str, str]] = [
     ),
     (
         "notification: {types: {x: text}}\n",
-        "notification.types.x: allowed: a payload type or a range such as 1000-1022",
+        "notification.types.x: found 'x'; allowed: a payload type or a range such as 1000-1022",
     ),
     (
         "notification: {types: {'9-1': text}}\n",
-        "notification.types.9-1: allowed: a payload type or a range such as 1000-1022",
+        "notification.types.9-1: found '9-1'; allowed: a payload type or a range such as 1000-1022",
     ),
     (
         "storage: {url: 'postgresql+psycopg://me:pw@db/x'}\n",
@@ -316,6 +346,25 @@ def test_what_is_no_duration_or_size(text: object) -> None:
     for kind in (Duration, Size):
         with pytest.raises(ValueError, match="such as"):
             kind.parse(text)
+
+
+@pytest.mark.parametrize("unit", ["ms", "s", "m", "h", "d"])
+def test_a_period_is_a_duration_that_is_not_zero(unit: str) -> None:
+    assert Period.parse(f"05{unit}") == Duration.parse(f"5{unit}")
+    with pytest.raises(ValueError, match="above zero"):
+        Period.parse(f"00{unit}")
+
+
+def test_no_size_is_zero() -> None:
+    assert Size.parse("010B") == 10
+    for text in ("0B", "000MiB"):
+        with pytest.raises(ValueError, match="above zero"):
+            Size.parse(text)
+
+
+def test_a_unix_socket_needs_no_addresses(tmp_path: Path) -> None:
+    text = "server: {bind: 'unix:/run/p.sock'}\nwebhook: {allow_from: []}\n"
+    assert good(tmp_path, text + CONSOLE).webhook.allow_from == ()
 
 
 @pytest.mark.parametrize(("text", "size"), [("512B", 512), ("64KiB", 65_536), ("8MiB", 8 << 20), ("1GiB", 1 << 30)])
