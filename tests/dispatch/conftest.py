@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,7 +28,9 @@ from app.store.opening import open_database
 from app.store.rows import Delivery
 from providers.kit.base import Delivered, Notice, Outcome, Provider, Request, Response, Target
 
-TEMPLATES = {"en": {name: name for name in ("default", "hidden", "system")} | {"group": "{text}", "text": "{content}"}}
+_WORDS = {"default": "default", "hidden": "hidden", "system": "system", "group": "{text}", "text": "{content}"}
+TEMPLATES = {"en": _WORDS, "zh": _WORDS | {"hidden": "verborgen"}}
+PAYLOAD = base64.b64encode(b'{"type":1,"content":"hello"}').decode()
 
 
 class Stub(Provider):
@@ -69,9 +72,9 @@ class Bridge:
         self._next = 0
         self._ends: list[socket.socket] = []
 
-    def register(self, uid: str, provider: str, at: int = 1) -> None:
+    def register(self, uid: str, provider: str, at: int = 1, locale: str = "") -> None:
         with self.database.write() as connection:
-            devices.put(connection, Device(uid, "phone", provider, f"{provider}-{uid}", at, at))
+            devices.put(connection, Device(uid, "phone", provider, f"{provider}-{uid}", at, at, locale))
 
     def devices(self) -> int:
         with self.database.read() as connection:
@@ -83,7 +86,8 @@ class Bridge:
     def message(self, *to: str) -> int:
         """Accept a message for these users; its id."""
         self._next += 1
-        body = {"message_id": self._next, "from_uid": "ann", "channel_id": "g", "channel_type": 2, "to_uids": to}
+        body = {"message_id": self._next, "from_uid": "ann", "channel_id": "g", "channel_type": 2}
+        body |= {"payload": PAYLOAD, "to_uids": to}
         self._put(events.OFFLINE, json.dumps(body), NORMAL_LANE)
         return self._next
 
@@ -99,7 +103,13 @@ class Bridge:
     def outcomes(self) -> dict[str, str]:
         return {uid: row.outcome.value for uid, row in self.rows().items()}
 
-    def new(self, *providers: Provider, policy: plan.Policy | None = None, ask: Ask | None = None) -> Dispatcher:
+    def new(
+        self,
+        *providers: Provider,
+        policy: plan.Policy | None = None,
+        limits: Limits | None = None,
+        ask: Ask | None = None,
+    ) -> Dispatcher:
         style = render.Style(types={0: "text", 1: "text"}, templates=TEMPLATES)
         poke, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         end.setblocking(False)
@@ -108,7 +118,7 @@ class Bridge:
             database=self.database,
             providers={provider.name: provider for provider in providers},
             rules=Rules(policy or plan.Policy(), style),
-            limits=Limits(first_delay=10, max_delay=20),
+            limits=limits or Limits(first_delay=10, max_delay=20),
             retention=86_400_000,
             owner="me",
             poke=end,
