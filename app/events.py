@@ -41,6 +41,8 @@ def weight(kind: str, body: bytes) -> int:
     if kind == OFFLINE:
         document = _object(body)
         _message(document)
+        if repeat := repeated(written(body)):
+            raise BadEvent(f"body: {repeat}")
         return len(_uid_list(document)) + len(_compressed(document) or b"") // 6
     return len(_array(body, kind))
 
@@ -60,11 +62,13 @@ def notify(body: bytes) -> tuple[list[Message], int]:
     """The messages of `msg.notify`, and how many elements were none."""
     messages = []
     elements = _array(body, NOTIFY)
-    for element in elements:
+    for element, as_written in zip(elements, written(body), strict=True):
         try:
-            messages.append(_message(element))
+            message = _message(element)
         except BadEvent:
             continue
+        if not repeated(as_written):
+            messages.append(message)
     return messages, len(elements) - len(messages)
 
 
@@ -93,6 +97,27 @@ def content(payload: bytes) -> Content:
         type=kind if isinstance(kind, int) and _is_int(kind, 0, 2**31) else 0,
         text=_showable(text) if isinstance(text, str) else "",
     )
+
+
+def written(body: bytes) -> Any:
+    """A JSON document with every object as the list of its pairs, in which a key given twice still stands twice.
+
+    Numbers are left as text, since only keys are looked at. Raises BadEvent.
+    """
+    try:
+        return json.loads(body, object_pairs_hook=list, parse_int=str, parse_float=str, parse_constant=str)
+    except (ValueError, RecursionError) as error:
+        raise BadEvent(f"body: found no valid JSON ({_why(error)}); allowed: a JSON document") from None
+
+
+def repeated(pairs: list[tuple[str, Any]]) -> str:
+    """What is to be said of the first key that is given twice, "" where none is: readers differ in which one counts."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return f"found the key {key[:64]!a} twice; allowed: once"
+        seen.add(key)
+    return ""
 
 
 def _json(body: bytes) -> Any:

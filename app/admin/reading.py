@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -9,6 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import inspect
+
+from app import events
+from app.events import BadEvent
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -36,17 +40,36 @@ def read(text: bytes, into: type[T]) -> T:
     try:
         document = _decode(text)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise Refused(f"body: found no valid JSON ({_why(error)}); allowed: a JSON object") from None
+        raise Refused(f"body: found no valid JSON ({_why(error, text)}); allowed: a JSON object") from None
     if not isinstance(document, dict):
         raise Refused(f"body: found {kind(document)}; allowed: an object")
+    try:
+        repeat = events.repeated(events.written(text))
+    except BadEvent as error:
+        raise Refused(str(error)) from None
+    if repeat:
+        raise Refused(f"body: {repeat}")
     return convert(document, into)
 
 
-def _why(error: Exception) -> str:
+def _holds_half_a_pair(text: bytes) -> bool:
+    """Whether this is JSON with half of a surrogate pair, of which the decoder says that the text breaks off."""
+    try:
+        json.dumps(events.written(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    except (BadEvent, RecursionError):
+        return False
+    return False
+
+
+def _why(error: Exception, text: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"invalid UTF-8 at byte {error.start}"
     if isinstance(error, RecursionError):
         return "nested too deeply"
+    if _holds_half_a_pair(text):
+        return "half of a surrogate pair, which is no Unicode"
     return str(error)
 
 

@@ -143,7 +143,32 @@ def test_what_is_no_array_is_refused(kind: str, document: bytes) -> None:
         events.weight(kind, document)
 
 
-def test_the_last_of_a_key_given_twice_counts() -> None:
+@pytest.mark.parametrize(
+    ("document", "key"),
+    [
+        (b'{"message_id":1,"message_id":2}', "'message_id'"),
+        (b'{"message_id":1,"x":{},"x":[]}', "'x'"),
+        (b'{"message_id":1,"x":9,"\\u0078":1e9}', "'x'"),
+        (b'{"message_id":1,"":9,"":9}', "''"),
+        (b'{"message_id":1,"\\ud800\\n":1,"\\ud800\\n":1}', r"'\ud800\n'"),
+        (b'{"message_id":1,"' + b"k" * 99 + b'":1,"' + b"k" * 99 + b'":1}', f"'{'k' * 64}'"),
+    ],
+    ids=range(6),
+)
+def test_a_key_given_twice_is_named(document: bytes, key: str) -> None:
+    with pytest.raises(BadEvent) as caught:
+        events.weight(events.OFFLINE, document)
+    assert str(caught.value) == f"body: found the key {key} twice; allowed: once"
+    assert events.notify(b"[" + document + b',{"message_id":3}]') == ([Message(message_id=3)], 1)
+
+
+def test_a_key_given_twice_further_in_is_nobodys_business() -> None:
+    inside = b'{"message_id":1,"x":{"a":1,"a":2},"y":[{"b":1,"b":2}]}'
+    assert events.weight(events.OFFLINE, inside) == 0
+    assert events.notify(b"[" + inside + b"]") == ([Message(message_id=1)], 0)
+
+
+def test_the_dispatcher_takes_what_the_web_has_checked() -> None:
     assert events.offline(b'{"message_id":1,"message_id":2}')[0].message_id == 2
 
 

@@ -131,6 +131,11 @@ def test_the_field_at_fault_is_named(bridge: Bridge, fields: dict[str, Any], nam
     assert refused(bridge, OFFLINE, message(**fields) if fields else b"", 400).startswith(f"{name}: found ")
 
 
+def test_a_key_given_twice_is_refused(bridge: Bridge) -> None:
+    said = refused(bridge, OFFLINE, b'{"message_id":1,"to_uids":["a"],"to_uids":["b"]}', 400)
+    assert said == "body: found the key 'to_uids' twice; allowed: once"
+
+
 def test_a_missing_event_is_named(bridge: Bridge) -> None:
     for url in ("/webhook", "/webhook?", "/webhook?event=", "/webhook?evnt=msg.offline"):
         answer = bridge.client.post(url, data=GOOD[OFFLINE])

@@ -139,11 +139,6 @@ def test_what_is_no_json_is_refused(api: Api, data: bytes) -> None:
     assert api.everything() == before
 
 
-def test_of_duplicate_keys_the_last_one_counts(api: Api) -> None:
-    data = b'{"provider":"console","token":"a","token":"b","locale":1,"locale":"en"}'
-    assert api.call("PUT", "/users/u/devices/d", data=data).status_code == 201
-
-
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("length", [admin.MAX_BODY + 1, 10 << 20])
 def test_a_body_that_is_too_long(api: Api, length: int, chunked: bool) -> None:
