@@ -115,6 +115,7 @@ def web(config: Config) -> Flask:
         intake=into,
         poke=poker(config),
         now=now_ms,
+        ttl=_ms(config.presence.ttl),
     )
     return create_app(database, into, origin, config.webhook.max_body, api, now_ms)
 

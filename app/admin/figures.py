@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from app import intake
 from app.store import deliveries, devices, health, inbox, presence
-from app.store.dialect import Database
+from app.store.dialect import Database, Transaction
 from app.store.rows import Health
 
 ALIVE_WITHIN = 10_000
@@ -51,19 +51,34 @@ class Stats(Struct, frozen=True, kw_only=True):
 def stats(database: Database, now: int) -> dict[str, Any]:
     """The figures, in the form of Stats."""
     with database.read() as connection:
-        queued = inbox.depth(connection)
+        queued = queue(connection)
         pending = deliveries.pending(connection)
         registered = devices.count(connection)
         online = presence.online(connection)
         beats = health.beats(connection)
-    lanes = dict.fromkeys((intake.STATUS_LANE, *intake.LANES), (0, None))
     return {
-        "queue": _waiting({**lanes, **queued}, now),
+        "queue": _waiting(queued, now),
         "pending": _waiting(pending, now),
         "devices": registered,
         "presence": Online(online),
         "dispatchers": [_dispatcher(beat, now) for beat in beats],
     }
+
+
+def queue(connection: Transaction) -> dict[str, tuple[int, int | None]]:
+    """By lane, the empty ones too: how many calls wait to be planned, and when the oldest came."""
+    lanes = dict.fromkeys((intake.STATUS_LANE, *intake.LANES), (0, None))
+    return {**lanes, **inbox.depth(connection)}
+
+
+def paused(beats: Iterable[Health], now: int) -> dict[str, bool]:
+    """By provider: whether a dispatcher that is alive sends it nothing, or only tries whether it may again."""
+    found: dict[str, bool] = {}
+    for beat in beats:
+        providers = _said(beat).get("providers", {}) if _is_alive(beat, now) else {}
+        for name, figures in providers.items():
+            found[name] = found.get(name, False) or figures.get("state") in ("paused", "probing")
+    return found
 
 
 def any_alive(beats: Iterable[Health], now: int) -> bool:
@@ -92,10 +107,14 @@ def _seconds(ms: int) -> float:
     return max(0, ms) / 1000
 
 
-def _dispatcher(beat: Health, now: int) -> dict[str, Any]:
+def _said(beat: Health) -> dict[str, Any]:
     said = msgspec.json.decode(beat.health)
+    return said if isinstance(said, dict) else {}
+
+
+def _dispatcher(beat: Health, now: int) -> dict[str, Any]:
     return {
-        **(said if isinstance(said, dict) else {}),
+        **_said(beat),
         "owner": beat.owner,
         "alive": _is_alive(beat, now),
         "beat_seconds_ago": _seconds(now - beat.beat_at),

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from app import metrics
 from app.admin import figures
-from app.store import deliveries, health, inbox
+from app.store import deliveries, health
 from app.store import presence as presence_store
 from app.store.dialect import Database, DatabaseError
 
@@ -56,7 +56,7 @@ class _Stored(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
             with self._database.read() as connection:
-                queue = inbox.depth(connection)
+                queue = figures.queue(connection)
                 pending = deliveries.pending(connection)
                 beats = health.beats(connection)
                 online = presence_store.online(connection)
@@ -73,6 +73,9 @@ class _Stored(Collector):
         for outcome, (count, _) in pending.items():
             waiting.add_metric([outcome], count)
         alive = sum(figures.any_alive([beat], now) for beat in beats)
-        yield from (depth, age, waiting)
+        paused = GaugeMetricFamily("pushbridge_provider_paused", "1 while nothing is sent to it.", labels=["provider"])
+        for provider, is_paused in figures.paused(beats, now).items():
+            paused.add_metric([provider], is_paused)
+        yield from (depth, age, waiting, paused)
         yield GaugeMetricFamily("pushbridge_dispatchers", "Dispatcher processes alive.", value=alive)
         yield GaugeMetricFamily("pushbridge_online_users", "Users with a connection said to be open.", value=online)

@@ -23,8 +23,10 @@ from gunicorn.http.errors import LimitRequestLine
 from gunicorn.http.parser import RequestParser
 
 from app import bootstrap, cli
+from app.clock import now_ms
 from app.config import load
-from app.store import dialect
+from app.model import Connection
+from app.store import dialect, presence
 from app.store.opening import open_database
 
 ROOT = Path(__file__).parents[2]
@@ -240,3 +242,18 @@ def test_a_token_that_cannot_be_kept(write: Callable[[], Path], tmp_path: Path) 
         bootstrap.prepare_or_exit(load(path, {}))
     assert cannot_use(str(caught.value), path)
     assert ": admin-token: Is a directory; " in str(caught.value)
+
+
+@pytest.mark.parametrize(("ttl", "believed"), [("1h", True), ("1m", False)])
+def test_the_web_believes_for_as_long_as_is_configured(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ttl: str, believed: bool
+) -> None:
+    monkeypatch.setattr(bootstrap.logs, "configure", lambda: None)
+    monkeypatch.setattr(bootstrap, "poker", lambda _config: lambda: None)  # its socket is closed with the process
+    config = load(write(f"presence: {{ttl: {ttl}}}\nadmin: {{token: t}}\n"), {})
+    with closing(open_database(tmp_path / "data")) as database, database.write() as connection:
+        half_an_hour_ago = now_ms() - 1_800_000
+        presence.put(connection, {"u": {0: Connection(online=True, since=half_an_hour_ago, seen=half_an_hour_ago)}})
+    client = bootstrap.web(config).test_client()
+    answer = client.get("/admin/v1/users/u/presence", headers={"Authorization": "Bearer t"})
+    assert answer.get_json()["believed"] is believed

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ from app.store.rows import Delivery, Health
 from tests.web.bridge import NOW, Bridge
 
 
-def beat(bridge: Bridge, owner: str = "me", at: int = NOW) -> None:
+def beat(bridge: Bridge, owner: str = "me", at: int = NOW, **states: str) -> None:
+    """`states`: of providers by name."""
+    said = {"providers": {name: {"state": state} for name, state in states.items()}} if states else {}
     with bridge.database.write() as connection:
-        health.beat(connection, Health(owner, at, "{}"))
+        health.beat(connection, Health(owner, at, json.dumps(said)))
 
 
 @contextmanager
@@ -113,3 +116,23 @@ def test_what_was_counted_is_told_without_storage_too(bridge: Bridge, store_fold
         found = figures(bridge)
     assert found["pushbridge_webhooks_total msg.notify 400"] >= 1
     assert "pushbridge_dispatchers" not in found
+
+
+def test_an_empty_lane_is_told_as_empty(bridge: Bridge) -> None:
+    bridge.post("user.onlinestatus", b"[]")
+    found = figures(bridge)
+    for lane, depth in {"status": 1, "normal": 0, "bulk": 0}.items():
+        assert found[f"pushbridge_queue_depth {lane}"] == depth
+        assert (f"pushbridge_queue_age_seconds {lane}" in found) is True
+    assert found["pushbridge_queue_age_seconds bulk"] == 0
+
+
+def test_a_provider_that_is_paused_is_told(bridge: Bridge) -> None:
+    assert not any(name.startswith("pushbridge_provider_paused") for name in figures(bridge))
+    beat(bridge, "one", a="ok", b="ok", c="paused", d="probing")
+    beat(bridge, "two", a="ok", b="paused", c="ok", d="ok")
+    beat(bridge, "dead", NOW - 10 * ALIVE_WITHIN, a="paused", e="paused")
+    beat(bridge, "new")
+    found = figures(bridge)
+    paused = {name[-1]: value for name, value in found.items() if name.startswith("pushbridge_provider_paused")}
+    assert paused == {"a": 0, "b": 1, "c": 1, "d": 1}

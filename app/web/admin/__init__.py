@@ -59,16 +59,18 @@ def blueprint(
     now: Callable[[], int],
     poke: Callable[[], None],
     *,
+    ttl: int,
     patience: float = PATIENCE,
 ) -> Blueprint:
     """The API, to be mounted at /admin/v1 of an app with `rawpath.NameConverter` as `name`, inside `rawpath.RawPath`.
 
     providers: the type by the configured name. now: UNIX milliseconds. poke: tells the dispatcher that there is work.
-    patience: seconds to wait for the outcomes of a test push.
+    ttl: milliseconds after which an online record is not believed. patience: seconds to wait for the outcomes of a test
+    push.
     """
     if not token:
         raise ValueError("the admin API needs a token")
-    context = Context(database, providers, intake, now, poke, patience, BoundedSemaphore(testpush.AT_ONCE))
+    context = Context(database, providers, intake, now, poke, patience, BoundedSemaphore(testpush.AT_ONCE), ttl)
     api = Blueprint("admin", __name__)
     for route in (*ROUTES, openapi.route(ROUTES, providers)):
         api.add_url_rule(

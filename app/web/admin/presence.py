@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from app.admin import times
+from app.presence import Looks, looks
 from app.store import presence
 from app.web.admin.routes import Answer, Context, Route
 
@@ -18,9 +19,14 @@ class Connected(Struct, frozen=True):
 
 
 class Presence(Struct, frozen=True):
-    """online: whether any kind of device is said to be. Whether that is believed, the configuration decides."""
+    """online: whether any kind of device is said to be.
+
+    believed: whether what says so is no older than `presence.ttl`. Only WuKongIM, when asked, can say of what is older
+    that it still holds.
+    """
 
     online: bool
+    believed: bool
     devices: list[Connected]
 
 
@@ -28,7 +34,8 @@ def get(context: Context, uid: str) -> Answer:
     with context.database.read() as connection:
         known = presence.of_users(connection, [uid]).get(uid, {})
     devices = [Connected(flag, known[flag].online, times.utc(known[flag].since)) for flag in sorted(known)]
-    return Answer(200, Presence(any(device.online for device in devices), devices))
+    believed = looks(known, "any", context.ttl, context.now()) is Looks.ONLINE
+    return Answer(200, Presence(any(device.online for device in devices), believed, devices))
 
 
 ROUTES = (

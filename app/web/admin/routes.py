@@ -18,6 +18,7 @@ class Context(NamedTuple):
     """What views work with.
 
     now: UNIX milliseconds. patience: seconds to wait for a test push. waiting: held by each request that waits for one.
+    ttl: milliseconds after which an online record is not believed.
     """
 
     database: Database
@@ -27,6 +28,7 @@ class Context(NamedTuple):
     poke: Callable[[], None]
     patience: float
     waiting: BoundedSemaphore
+    ttl: int
 
 
 class Answer(NamedTuple):

@@ -20,6 +20,7 @@ from app.web.webhook import Origin
 TOKEN = "a-token-of-this-test"
 PROVIDERS = {"console": "console", "ios": "apns", "android": "fcm"}
 START = 1_700_000_000_000
+TTL = 3_600_000
 
 
 class Api:
@@ -35,7 +36,7 @@ class Api:
         self.on_poke: Callable[[], object] = lambda: None
         self.intake = Intake(GroupCommit(self.database), self.poke)
         api = admin.blueprint(
-            self.database, TOKEN, providers, self.intake, lambda: self.now, self.poke, patience=patience
+            self.database, TOKEN, providers, self.intake, lambda: self.now, self.poke, ttl=TTL, patience=patience
         )
         self.app = create_app(self.database, self.intake, Origin(b"", (), ()), 0, api, lambda: self.now)
         self.client = self.app.test_client()

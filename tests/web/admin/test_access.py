@@ -98,4 +98,4 @@ def test_methods_that_are_not_there(api: Api) -> None:
 
 def test_an_empty_token_is_no_token(api: Api) -> None:
     with pytest.raises(ValueError, match="token"):
-        admin.blueprint(api.database, "", {}, None, lambda: 0, lambda: None)  # type: ignore[arg-type]
+        admin.blueprint(api.database, "", {}, None, lambda: 0, lambda: None, ttl=1)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 
 from app.model import Connection
 from app.store import presence
-from tests.web.admin.kit import START, Api, ok, refused
+from tests.web.admin.kit import START, TTL, Api, ok, refused
 
 DEFAULTS = {"name": "", "locale": "", "show_content": None}
 
@@ -77,7 +77,7 @@ def test_a_channel_needs_a_name(api: Api) -> None:
 
 
 def test_presence(api: Api) -> None:
-    assert ok(api.call("GET", "/users/u/presence")) == {"online": False, "devices": []}
+    assert ok(api.call("GET", "/users/u/presence")) == {"online": False, "believed": False, "devices": []}
     known = {
         1: Connection(online=False, since=START, seen=START),
         0: Connection(online=True, since=START + 1, seen=START + 5),
@@ -86,8 +86,23 @@ def test_presence(api: Api) -> None:
         presence.put(connection, {"u": known})
     assert ok(api.call("GET", "/users/u/presence")) == {
         "online": True,
+        "believed": True,
         "devices": [
             {"device_flag": 0, "online": True, "since": "2023-11-14T22:13:20.001Z"},
             {"device_flag": 1, "online": False, "since": "2023-11-14T22:13:20.000Z"},
         ],
     }
+
+
+def test_an_old_online_record_is_shown_and_not_believed(api: Api) -> None:
+    with api.database.write() as connection:
+        presence.put(connection, {"u": {0: Connection(online=True, since=START, seen=START + 5)}})
+
+    def said() -> tuple[bool, bool]:
+        shown = ok(api.call("GET", "/users/u/presence"))
+        return shown["online"], shown["believed"]
+
+    api.now = START + 5 + TTL
+    assert said() == (True, True)
+    api.now += 1
+    assert said() == (True, False)
