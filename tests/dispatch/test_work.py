@@ -123,10 +123,8 @@ def test_messages_for_a_paused_provider_wait_in_the_database(bridge: Bridge) -> 
 def test_what_is_given_up_keeps_its_content(bridge: Bridge) -> None:
     bridge.register("bob", "p")
     bridge.message("bob")
-    vain = Stub("p", lambda _: Retry("503"))
-    asyncio.run(
-        bridge.run(vain, until=lambda: bridge.outcomes() == {"bob": "dead"}, limits=Limits(max_age=50, first_delay=10))
-    )
+    vain = Stub("p", lambda _: Retry("503", after=60.0))
+    asyncio.run(bridge.run(vain, until=lambda: bridge.outcomes() == {"bob": "dead"}, limits=Limits(max_age=50_000)))
     assert bridge.rows()["bob"].event_id is not None
 
 

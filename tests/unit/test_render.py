@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app import words
 from app.config import payload_types
@@ -217,3 +218,7 @@ def test_neither_title_nor_body_is_in_the_repr() -> None:
     shown = repr(rendered(names=Names("Alice")))
     assert "hello" not in shown
     assert "lice" not in shown
+
+
+def test_the_sound_is_the_configured_one() -> None:
+    assert rendered(style=replace(STYLE, sound="ping.caf")).sound == "ping.caf"

@@ -160,6 +160,11 @@ def test_a_number_may_be_written_as_a_fraction(api: Api) -> None:
     assert api.devices("u")[0]["device_flag"] == 99
 
 
+def test_a_short_token_is_not_shown_at_all(api: Api) -> None:
+    assert api.register("u", "d", token="x" * 23) == 201
+    assert api.devices("u")[0]["token"] == "…"
+
+
 def test_an_apns_token_is_one_phone_in_either_case(api: Api) -> None:
     assert api.register("u", "d", provider="ios", token="aBcD" * 16) == 201
     assert api.register("v", "d", provider="ios", token="AbCd" * 16) == 201
