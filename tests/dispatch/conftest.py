@@ -63,6 +63,18 @@ class Stub(Provider):
         return Response(200, {"token": token}, b"")
 
 
+class Gated(Stub):
+    """Answers when `gate` is open. Made within the event loop."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, lambda _: self._opened())
+        self.gate = asyncio.Event()
+
+    async def _opened(self) -> Outcome:
+        await self.gate.wait()
+        return Delivered("id")
+
+
 class Bridge:
     """One database, and dispatchers on it, one after another."""
 

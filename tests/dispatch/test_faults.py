@@ -13,7 +13,7 @@ from app.dispatch import incoming, steps
 from app.dispatch.lane import LOCAL_CAPACITY
 from app.store import deliveries, inbox
 from providers.kit.base import Delivered, Notice, TokenInvalid
-from tests.dispatch.conftest import Bridge, Stub
+from tests.dispatch.conftest import Bridge, Gated, Stub
 
 
 class Broken(Stub):
@@ -122,8 +122,8 @@ def test_runners_that_end_together_leave_no_job_behind(bridge: Bridge) -> None:
         bridge.register(uid, "good")
 
     async def scenario() -> None:
-        gate = asyncio.Event()
-        dispatcher = bridge.new(Stub("good", lambda _: _after(gate)))
+        good = Gated("good")
+        dispatcher = bridge.new(good)
         running = asyncio.create_task(dispatcher.run())
         lane = dispatcher._shared.lanes["good"]
         jobs: list[Any] = []
@@ -132,24 +132,19 @@ def test_runners_that_end_together_leave_no_job_behind(bridge: Bridge) -> None:
         await bridge.wait(running, lambda: lane.inflight == LOCAL_CAPACITY)
 
         async def one_more() -> None:
-            await gate.wait()
+            await good.gate.wait()
             assert len(jobs) == LOCAL_CAPACITY
             lane.submit(jobs[:1], 1)
 
         last = asyncio.create_task(one_more())
         await asyncio.sleep(0)
-        gate.set()
+        good.gate.set()
         await last
         await bridge.wait(running, lambda: len(jobs) == LOCAL_CAPACITY + 1)
         dispatcher.stop()
         await running
 
     asyncio.run(scenario())
-
-
-async def _after(gate: asyncio.Event) -> Delivered:
-    await gate.wait()
-    return Delivered("id")
 
 
 def test_a_dispatcher_that_fails_in_writing_what_it_sent_writes_it_in_the_end(
@@ -181,14 +176,14 @@ def test_a_stop_waits_for_what_is_queued_to_be_written(bridge: Bridge) -> None:
     bridge.register("bob", "good")
 
     async def scenario() -> None:
-        gate, other_write = asyncio.Event(), threading.Event()
-        dispatcher = bridge.new(Stub("good", lambda _: _after(gate)))
+        good, other_write = Gated("good"), threading.Event()
+        dispatcher = bridge.new(good)
         running = asyncio.create_task(dispatcher.run())
         lane, settler = dispatcher._shared.lanes["good"], dispatcher._settler
         bridge.message("bob")
         await bridge.wait(running, lambda: lane.inflight == 1)
         dispatcher._shared._writes.submit(other_write.wait, 20)
-        gate.set()
+        good.gate.set()
         await bridge.wait(running, lambda: lane.inflight == 0 and not settler._batch)
         dispatcher.stop()
         await bridge.wait(running, lambda: lane._stopping)

@@ -14,7 +14,7 @@ from app.dispatch.work import Job, Parsed
 from app.model import Content, Device, Message, Outcome, Recipients
 from app.settle import Done, Limits, Pause, RetryAt, Settled
 from providers.kit.base import Delivered, Misconfigured, Notice, Request, Target, TooLarge
-from tests.dispatch.conftest import Stub
+from tests.dispatch.conftest import Gated, Stub
 
 NOTICE = Notice(message_id="7", title="", body="hello", thread="2:g", data={})
 
@@ -193,20 +193,14 @@ def test_a_refused_credential_is_renewed_before_anything_pauses() -> None:
 
 def test_a_stop_waits_for_what_is_under_way() -> None:
     async def scenario() -> None:
-        gate = asyncio.Event()
-
-        async def answer() -> Delivered:
-            await gate.wait()
-            return Delivered("id")
-
         settled: list[Settled] = []
-        provider = Stub("p", lambda _: answer())
+        provider = Gated("p")
         lane = Lane(provider, Limits(), lambda _, decision: settled.append(decision), lambda: None)
         lane.submit([job(provider, "bob")], 1)
         await asyncio.sleep(0)
         stopping = asyncio.create_task(lane.stop(10))
         await asyncio.sleep(0)
-        gate.set()
+        provider.gate.set()
         await stopping
         assert settled == [Done(Outcome.SENT, provider_id="id")]
 

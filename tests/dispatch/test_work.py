@@ -18,8 +18,8 @@ from app.render import Style
 from app.settle import Limits
 from app.store import people
 from app.store.rows import Delivery
-from providers.kit.base import Delivered, Misconfigured, Request, Retry, Target
-from tests.dispatch.conftest import TEMPLATES, Bridge, Stub
+from providers.kit.base import Misconfigured, Request, Retry, Target
+from tests.dispatch.conftest import TEMPLATES, Bridge, Gated, Stub
 
 RULES = Rules(Policy(), Style(types={1: "text"}, templates=TEMPLATES))
 BOB = Device("bob", "phone", "p", "token", 1, 1)
@@ -74,13 +74,7 @@ def test_two_webhooks_of_one_message_reach_each_recipient_once(bridge: Bridge) -
     """They differ, and come while the push of the first is under way."""
 
     async def scenario() -> None:
-        gate = asyncio.Event()
-
-        async def answer() -> Delivered:
-            await gate.wait()
-            return Delivered("id")
-
-        provider = Stub("p", lambda _: answer())
+        provider = Gated("p")
         dispatcher = bridge.new(provider)
         running = asyncio.create_task(dispatcher.run())
         bridge.message("bob")
@@ -89,7 +83,7 @@ def test_two_webhooks_of_one_message_reach_each_recipient_once(bridge: Bridge) -
         bridge.message("bob", "cid")
         bridge.message("dan")
         await bridge.wait(running, lambda: "p-dan" in provider.sent)
-        gate.set()
+        provider.gate.set()
         await bridge.wait(running, lambda: len(bridge.outcomes()) == 3)
         dispatcher.stop()
         await running
@@ -136,20 +130,14 @@ def test_leases_are_renewed_while_a_push_is_under_way(bridge: Bridge, monkeypatc
             return list(connection.exec_driver_sql("SELECT lease_until FROM events").scalars())
 
     async def scenario() -> None:
-        gate = asyncio.Event()
-
-        async def answer() -> Delivered:
-            await gate.wait()
-            return Delivered("id")
-
-        provider = Stub("p", lambda _: answer())
+        provider = Gated("p")
         dispatcher = bridge.new(provider)
         running = asyncio.create_task(dispatcher.run())
         bridge.message("bob")
         await bridge.wait(running, lambda: bool(provider.sent))
         (first,) = leases()
         await bridge.wait(running, lambda: leases()[0] > first)
-        gate.set()
+        provider.gate.set()
         dispatcher.stop()
         await running
 
