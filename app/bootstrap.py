@@ -7,13 +7,10 @@ and gunicorn's master, which reads its settings here, must have said so before i
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import secrets
 import signal
 import socket
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,14 +22,14 @@ import uvloop
 from flask import Flask
 
 from app import config as configuration
-from app import logs, plan, poke, registry, render
+from app import datadir, logs, plan, poke, registry, render
 from app.checking import STAKE
 from app.clock import now_ms
 from app.config import Config
 from app.keeper import FOLLOW_STDIN
 from app.settle import Limits
 from app.store.dialect import Database
-from app.store.opening import Unusable, make_private, open_database
+from app.store.opening import open_database
 from app.yamlfile import ConfigError
 from providers.kit.base import Provider, Transport
 from providers.kit.http import Client
@@ -58,23 +55,9 @@ def load_config() -> Config:
     return configuration.load(config_path())
 
 
-@contextmanager
-def _data_dir(config: Config) -> Iterator[Path]:
-    """The data folder, made if it is missing; raises ConfigError where what is done inside cannot be done there."""
-    try:
-        make_private(config.data_dir)
-        yield config.data_dir
-    except OSError as error:
-        file = Path(str(error.filename))
-        inside = f"{file.name}: " if file.parent == config.data_dir else ""
-        raise configuration.no_storage(config, f"{inside}{error.strerror}") from None
-    except Unusable as error:
-        raise configuration.no_storage(config, str(error)) from None
-
-
 def open_store(config: Config) -> Database:
     """Raises yamlfile.ConfigError."""
-    with _data_dir(config) as folder:
+    with datadir.usable(config) as folder:
         return open_database(folder, config.storage.url, config.storage.durability)
 
 
@@ -100,7 +83,7 @@ def web(config: Config) -> Flask:
     from app.web.webhook import Origin
 
     logs.configure()
-    metrics_folder(config)
+    datadir.metrics_folder(config)
     database = open_store(config)
     into = intake(config, database)
     origin = Origin(
@@ -110,7 +93,7 @@ def web(config: Config) -> Flask:
     )
     api = admin.blueprint(
         database=database,
-        token=admin_token(config),
+        token=datadir.admin_token(config),
         providers=provider_types(config),
         intake=into,
         poke=poker(config),
@@ -118,37 +101,6 @@ def web(config: Config) -> Flask:
         ttl=_ms(config.presence.ttl),
     )
     return create_app(database, into, origin, config.webhook.max_body, api, now_ms)
-
-
-def admin_token(config: Config) -> str:
-    """The configured token, or the one that is made at the first start."""
-    if config.admin.token:
-        return config.admin.token.text
-    with _data_dir(config) as folder:
-        file = folder / "admin-token"
-        return _read(file) or _keep_token(file, secrets.token_urlsafe(32))
-
-
-def _read(file: Path) -> str:
-    """The text of a file, "" where there is none."""
-    with suppress(FileNotFoundError):
-        return file.read_text().strip()
-    return ""
-
-
-def _keep_token(file: Path, token: str) -> str:
-    """Put a whole token in place, unless another process was first; the one that is there then."""
-    descriptor, made = tempfile.mkstemp(dir=file.parent, prefix="admin-token.")  # its owner's alone
-    try:
-        with os.fdopen(descriptor, "w") as out:
-            out.write(f"{token}\n")
-        with suppress(FileExistsError):
-            os.link(made, file)
-        if not _read(file):  # an empty one is no token
-            os.replace(made, file)
-    finally:
-        Path(made).unlink(missing_ok=True)
-    return _read(file)
 
 
 def rules(config: Config) -> Rules:
@@ -185,10 +137,9 @@ def dispatch(config: Config, slot: int = 0) -> None:
     logs.configure()
     if config.dispatcher.pin:
         _stay_on_one_core(zlib.crc32(socket.gethostname().encode()) + slot)
-    metrics_folder(config)
+    datadir.metrics_folder(config)
     database = open_store(config)
-    with _data_dir(config) as folder:
-        lock = _hold_slot(folder, slot)
+    lock = datadir.hold_slot(config, slot)
     providers = registry.providers(config)
     owner = f"{socket.gethostname()}/{slot}"[:96]
     address = poke.addresses(config.data_dir, slot + 1)[slot]
@@ -200,13 +151,6 @@ def dispatch(config: Config, slot: int = 0) -> None:
         Path(address).unlink(missing_ok=True)
         database.close()
         os.close(lock)
-
-
-def _hold_slot(data_dir: Path, slot: int) -> int:
-    """Two processes under one name would rescue each other's work: wait until an earlier one is gone."""
-    lock = os.open(data_dir / f"dispatcher-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
 
 
 def _stay_on_one_core(number: int) -> None:
@@ -263,40 +207,12 @@ async def _dispatch(
     await dispatcher.run()
 
 
-def metrics_folder(config: Config) -> Path:
-    """Where the processes of this service share their counters."""
-    with _data_dir(config) as data_dir:
-        folder = data_dir / "metrics"
-        folder.mkdir(exist_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    return folder
-
-
 def prepare_or_exit(config: Config) -> None:
     """In gunicorn's master: have everything in the data folder that its workers and dispatchers need there."""
     with or_exit():
         open_store(config).close()  # a forked process must open its own
-        admin_token(config)
-        _start_metrics(config)
-
-
-def _start_metrics(config: Config) -> None:
-    """Share counters from now on, without those of processes that are gone."""
-    folder = metrics_folder(config)
-    for file in folder.glob("*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if not (pid.isdigit() and _is_alive(int(pid))):
-            file.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        datadir.admin_token(config)
+        datadir.start_metrics(config)
 
 
 def greeting(config: Config) -> str:

@@ -22,7 +22,7 @@ from gunicorn.http import message
 from gunicorn.http.errors import LimitRequestLine
 from gunicorn.http.parser import RequestParser
 
-from app import bootstrap, cli
+from app import bootstrap, cli, datadir
 from app.clock import now_ms
 from app.config import load
 from app.model import Connection
@@ -201,9 +201,9 @@ def test_the_greeting_says_where_it_listens(write: Callable[[str], Path], bind: 
 
 def test_the_token_is_made_once(write: Callable[[], Path], tmp_path: Path) -> None:
     config = load(write(), {})
-    token = bootstrap.admin_token(config)
+    token = datadir.admin_token(config)
     assert len(token) > 40
-    assert bootstrap.admin_token(config) == token
+    assert datadir.admin_token(config) == token
     assert stat.S_IMODE((tmp_path / "data" / "admin-token").stat().st_mode) == 0o600
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["admin-token"]
 
@@ -213,9 +213,9 @@ def test_an_empty_file_is_no_token(write: Callable[[], Path], tmp_path: Path, co
     config = load(write(), {})
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "admin-token").write_text(content)
-    token = bootstrap.admin_token(config)
+    token = datadir.admin_token(config)
     assert len(token) > 40
-    assert bootstrap.admin_token(config) == token
+    assert datadir.admin_token(config) == token
 
 
 def test_whoever_is_first_makes_the_token(
@@ -231,7 +231,7 @@ def test_whoever_is_first_makes_the_token(
         link(made, file)
 
     monkeypatch.setattr(os, "link", link_second)
-    assert bootstrap.admin_token(config) == "the token of the first"
+    assert datadir.admin_token(config) == "the token of the first"
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["admin-token"]
 
 

@@ -1,0 +1,95 @@
+"""What lies in the data folder beside the database: the admin token, the dispatchers' locks, the shared counters."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from app.config import Config, no_storage
+from app.store.opening import Unusable, make_private
+
+
+@contextmanager
+def usable(config: Config) -> Iterator[Path]:
+    """The data folder, made if it is missing; raises ConfigError where what is done inside cannot be done there."""
+    try:
+        make_private(config.data_dir)
+        yield config.data_dir
+    except OSError as error:
+        file = Path(str(error.filename))
+        inside = f"{file.name}: " if file.parent == config.data_dir else ""
+        raise no_storage(config, f"{inside}{error.strerror}") from None
+    except Unusable as error:
+        raise no_storage(config, str(error)) from None
+
+
+def admin_token(config: Config) -> str:
+    """The configured token, or the one that is made at the first start."""
+    if config.admin.token:
+        return config.admin.token.text
+    with usable(config) as folder:
+        file = folder / "admin-token"
+        return _read(file) or _keep_token(file, secrets.token_urlsafe(32))
+
+
+def _read(file: Path) -> str:
+    """The text of a file, "" where there is none."""
+    with suppress(FileNotFoundError):
+        return file.read_text().strip()
+    return ""
+
+
+def _keep_token(file: Path, token: str) -> str:
+    """Put a whole token in place, unless another process was first; the one that is there then."""
+    descriptor, made = tempfile.mkstemp(dir=file.parent, prefix="admin-token.")  # its owner's alone
+    try:
+        with os.fdopen(descriptor, "w") as out:
+            out.write(f"{token}\n")
+        with suppress(FileExistsError):
+            os.link(made, file)
+        if not _read(file):  # an empty one is no token
+            os.replace(made, file)
+    finally:
+        Path(made).unlink(missing_ok=True)
+    return _read(file)
+
+
+def hold_slot(config: Config, slot: int) -> int:
+    """Wait until no other process has this slot, and hold it; under one name two would rescue each other's work."""
+    with usable(config) as folder:
+        lock = os.open(folder / f"dispatcher-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
+
+
+def metrics_folder(config: Config) -> Path:
+    """Where the processes of this service share their counters."""
+    with usable(config) as data_dir:
+        folder = data_dir / "metrics"
+        folder.mkdir(exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    return folder
+
+
+def start_metrics(config: Config) -> None:
+    """Share counters from now on, without those of processes that are gone."""
+    folder = metrics_folder(config)
+    for file in folder.glob("*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not (pid.isdigit() and _is_alive(int(pid))):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
