@@ -153,7 +153,7 @@ def _why(error: Exception) -> str:
 def _object(body: bytes) -> dict[str, Any]:
     document = _json(body)
     if not isinstance(document, dict):
-        raise BadEvent(f"body: found {_kind(document)}; allowed: one message object")
+        raise BadEvent(f"body: found {kind_of(document)}; allowed: one message object")
     return document
 
 
@@ -161,18 +161,18 @@ def _array(body: bytes, kind: str) -> list[Any]:
     document = _json(body)
     if not isinstance(document, list):
         of = "message objects" if kind == NOTIFY else "status strings"
-        raise BadEvent(f"body: found {_kind(document)}; allowed: an array of {of}")
+        raise BadEvent(f"body: found {kind_of(document)}; allowed: an array of {of}")
     return document
 
 
 def _message(document: Any) -> Message:
     if not isinstance(document, dict):
-        raise BadEvent(f"message: found {_kind(document)}; allowed: an object")
+        raise BadEvent(f"message: found {kind_of(document)}; allowed: an object")
     header = document.get("header")
     if header is None:
         header = {}
     if not isinstance(header, dict):
-        raise BadEvent(f"header: found {_kind(header)}; allowed: an object")
+        raise BadEvent(f"header: found {kind_of(header)}; allowed: an object")
     return Message(
         message_id=_int(document, "message_id", 1, required=True),
         message_seq=_int(document, "message_seq", 0, 2**64 - 1),
@@ -202,7 +202,7 @@ def _int(
     if value is None and not required:
         return default
     if not isinstance(value, int) or not _is_int(value, least, most):
-        found = _kind(value) if not isinstance(value, int) or isinstance(value, bool) else "a number out of range"
+        found = kind_of(value) if not isinstance(value, int) or isinstance(value, bool) else "a number out of range"
         raise BadEvent(f"{name or key}: found {found}; allowed: a whole number from {least} to {most}")
     return value
 
@@ -216,7 +216,7 @@ def _text(document: dict[str, Any], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadEvent(f"{key}: found {_kind(value)}; allowed: a text")
+        raise BadEvent(f"{key}: found {kind_of(value)}; allowed: a text")
     if len(value) > MAX_UID or not _is_unicode(value):
         raise BadEvent(f"{key}: found a text that is too long or no Unicode; allowed: up to {MAX_UID} characters")
     return value
@@ -231,7 +231,7 @@ def _base64(document: dict[str, Any], key: str) -> bytes:
             return a2b_base64(value, strict_mode=True)
         except (Base64Error, ValueError):
             value = None
-    found = "a text that is no Base64" if value is None else _kind(value)
+    found = "a text that is no Base64" if value is None else kind_of(value)
     raise BadEvent(f"{key}: found {found}; allowed: standard Base64")
 
 
@@ -240,7 +240,7 @@ def _uid_list(document: dict[str, Any]) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise BadEvent(f"to_uids: found {_kind(value)}; allowed: an array of uids")
+        raise BadEvent(f"to_uids: found {kind_of(value)}; allowed: an array of uids")
     return value
 
 
@@ -249,7 +249,7 @@ def _compressed(document: dict[str, Any]) -> bytes | None:
     if compress is None or compress == "":
         return None
     if compress != "gzip":
-        raise BadEvent(f"compress: found {_kind(compress)}; allowed: gzip")
+        raise BadEvent(f"compress: found {kind_of(compress)}; allowed: gzip")
     return _base64(document, "compress_to_uids")
 
 
@@ -357,7 +357,8 @@ def _showable(text: str) -> str:
     return text[:MAX_TEXT].translate(_CONTROLS).encode(errors="ignore").decode().strip()
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words, without the value."""
     match value:
         case None:
             return "nothing"

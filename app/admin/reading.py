@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from app import events
-from app.events import BadEvent
+from app.events import BadEvent, kind_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -42,7 +42,7 @@ def read(text: bytes, into: type[T]) -> T:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Refused(f"body: found no valid JSON ({_why(error, text)}); allowed: a JSON object") from None
     if not isinstance(document, dict):
-        raise Refused(f"body: found {kind(document)}; allowed: an object")
+        raise Refused(f"body: found {kind_of(document)}; allowed: an object")
     try:
         repeat = events.repeated(events.written(text))
     except BadEvent as error:
@@ -161,14 +161,14 @@ def _fault(value: Any, rule: Rule) -> str:
     match rule.type:
         case inspect.IntType(ge=least, le=most):
             if not isinstance(value, int) or isinstance(value, bool):
-                return kind(value)
+                return kind_of(value)
             inside = (least is None or least <= value) and (most is None or value <= most)
             return "" if inside else "a number out of range"
         case inspect.BoolType():
-            return "" if isinstance(value, bool) else kind(value)
+            return "" if isinstance(value, bool) else kind_of(value)
         case inspect.LiteralType(values=values):
             if not isinstance(value, str):
-                return kind(value)
+                return kind_of(value)
             return "" if value in values else "another text"
         case _:
             return _text_fault(value, rule)
@@ -176,7 +176,7 @@ def _fault(value: Any, rule: Rule) -> str:
 
 def _text_fault(value: Any, rule: Rule) -> str:
     if not isinstance(value, str):
-        return kind(value)
+        return kind_of(value)
     text = rule.type
     assert isinstance(text, inspect.StrType)
     if not (text.min_length or 0) <= len(value) <= (text.max_length or len(value)):
@@ -190,25 +190,6 @@ def _text_fault(value: Any, rule: Rule) -> str:
     if text.pattern is not None and re.fullmatch(text.pattern, value) is None:
         return "a text of another form"
     return ""
-
-
-def kind(value: Any) -> str:
-    """What a JSON value is, in words, without the value."""
-    match value:
-        case None:
-            return "nothing"
-        case bool():
-            return "true or false"
-        case int():
-            return "a whole number"
-        case float():
-            return "a fraction"
-        case str():
-            return "a text"
-        case list():
-            return "an array"
-        case _:
-            return "an object"
 
 
 def shown(name: str) -> str:
