@@ -42,11 +42,11 @@ class Dead(Struct, frozen=True):
 class DropToken(Struct, frozen=True):
     """The device goes, unless its token was changed or registered again in the meantime.
 
-    before: only a registration older than this dies; None = the one that was sent to.
+    before: only a registration older than this dies.
     """
 
     reason: str
-    before: int | None = None
+    before: int
 
 
 class Pause(Struct, frozen=True):
@@ -92,7 +92,7 @@ def decide(
             return Done(Outcome.REJECTED, reason)
         case base.TokenInvalid(reason, since):
             if since is None or registered_at < since:
-                return DropToken(reason, before=since)
+                return DropToken(reason, before=registered_at + 1 if since is None else since)
             return _again(f"{reason} before the registration", None, attempts, first_at, limits, now, jitter)
         case base.Retry(reason, after):
             return _again(reason, after, attempts, first_at, limits, now, jitter)

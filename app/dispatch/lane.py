@@ -146,7 +146,7 @@ class Lane:
         if now - self._rate_from >= STUCK:
             self._rate = self._rate_count / (now - self._rate_from)
             self._rate_from, self._rate_count = now, 0
-        if self.queued + self._running == self._most - SLICE:
+        if self.queued + self._running == self._most - SLICE:  # once, as room for a slice comes about
             self._on_room()
 
     async def _deliver(self, job: Job) -> None:

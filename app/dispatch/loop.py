@@ -23,7 +23,7 @@ from app.model import Outcome
 from app.settle import Limits
 from app.store import deliveries, health, inbox
 from app.store import presence as presence_store
-from app.store.dialect import Database
+from app.store.dialect import Database, Transaction
 from app.store.rows import Health
 from providers.kit.base import Provider
 
@@ -67,8 +67,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Work until `stop`; raises what a part of it failed with, since nothing here may go on half alive."""
-        events, rows = await self._shared.write(self._rescue)
-        again = await self._shared.write(self._try_again)
+        events, rows, again = await self._shared.write(self._take_over)
         log.info(
             "dispatcher started",
             action="start",
@@ -118,22 +117,20 @@ class Dispatcher:
         await self._settler.flush()
 
         def give_back() -> None:
-            self._rescue()
             with self._shared.db.write() as connection:
+                self._rescue(connection)
                 health.gone(connection, self._shared.owner)
 
         await self._shared.write(give_back)
         log.info("dispatcher stopped", action="stop", owner=self._shared.owner)
 
-    def _rescue(self) -> tuple[int, int]:
+    def _take_over(self) -> tuple[int, int, int]:
         with self._shared.db.write() as connection:
-            return inbox.rescue(connection, self._shared.owner), deliveries.rescue(
-                connection, self._shared.owner, now_ms()
-            )
+            return *self._rescue(connection), inbox.try_again(connection)
 
-    def _try_again(self) -> int:
-        with self._shared.db.write() as connection:
-            return inbox.try_again(connection)
+    def _rescue(self, connection: Transaction) -> tuple[int, int]:
+        owner = self._shared.owner
+        return inbox.rescue(connection, owner), deliveries.rescue(connection, owner, now_ms())
 
     def _poked(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import Known, Parsed, parse
-from app.model import Connections, Device, Outcome, Recipients
+from app.model import Connections, Outcome, Recipients
 from app.store import deliveries, inbox
 from app.store.rows import Delivery, Event
 
@@ -71,16 +71,19 @@ class Waiting:
         if not rows:
             return False
         pairs = await self._with_events(rows)
-        known = await self._shared.read(
-            lambda: steps.look_up(self._shared.db, [(p, [r.uid]) for r, p in pairs], decided=False)
-        )
-        now = now_ms()
-        renderer = self._shared.renderer()
-        jobs, settled = steps.plan_due(pairs, known, renderer, self._shared.limits.max_age, now)
+        self._send(pairs, await self._look_up(pairs), now_ms())
+        return True
+
+    async def _look_up(self, pairs: Sequence[tuple[Delivery, Parsed]]) -> Known:
+        batch = [(parsed, [row.uid]) for row, parsed in pairs]
+        return await self._shared.read(lambda: steps.look_up(self._shared.db, batch, decided=False))
+
+    def _send(self, pushes: Sequence[tuple[Delivery, Parsed]], known: Known, now: int) -> None:
+        """Hand pushes that this dispatcher holds to their lanes, and settle those that are past sending."""
+        jobs, settled = steps.plan_due(pushes, known, self._shared.renderer(), self._shared.limits.max_age, now)
         for row in settled:
             self._settler.add(row, row.event_id or 0)
         self._shared.submit(jobs, now)
-        return True
 
     async def _claim(self, provider: str, limit: int) -> list[Delivery]:
         def write() -> list[Delivery]:
@@ -131,33 +134,22 @@ class Waiting:
 
     async def _decide_held(self, rows: Sequence[Delivery]) -> None:
         pairs = await self._with_events(rows)
-        known = await self._shared.read(
-            lambda: steps.look_up(self._shared.db, [(p, [r.uid]) for r, p in pairs], decided=False)
-        )
+        known = await self._look_up(pairs)
         now = now_ms()
-        doubtful = [(row, parsed) for row, parsed in pairs if self._must_ask(row, known.presence, now)]
+        doubtful = {row.id: row for row, _ in pairs if self._must_ask(row, known.presence, now)}
         if doubtful:
-            await self._ask_about([row for row, _ in doubtful], now)
-            left = {row.id for row, _ in doubtful}
-            pairs = [(row, parsed) for row, parsed in pairs if row.id not in left]
+            await self._ask_about(doubtful.values(), now)
+            pairs = [(row, parsed) for row, parsed in pairs if row.id not in doubtful]
         asked = frozenset(row.uid for row, _ in pairs if self._answered.get(row.uid, 0) >= row.first_at)
         free, settled = steps.plan_held(pairs, known, asked, self._shared.rules, now)
         for row in settled:
             self._settler.add(row, row.event_id or 0)
         if free:
-            await self._send_held(free, known, now)
-
-    async def _send_held(self, free: Sequence[tuple[Delivery, Parsed, list[Device]]], known: Known, now: int) -> None:
-        released = await self._shared.write(
-            lambda: steps.release(self._shared.db, free, self._shared.owner, LEASE, now)
-        )
-        messages = {parsed.event_id: parsed for _, parsed, _ in free}
-        pushes = [(row, messages[row.event_id]) for row in released if row.event_id in messages]
-        renderer = self._shared.renderer()
-        jobs, ended = steps.plan_due(pushes, known, renderer, self._shared.limits.max_age, now)
-        for row in ended:
-            self._settler.add(row, row.event_id or 0)
-        self._shared.submit(jobs, now)
+            released = await self._shared.write(
+                lambda: steps.release(self._shared.db, free, self._shared.owner, LEASE, now)
+            )
+            messages = {parsed.event_id: parsed for _, parsed, _ in free}
+            self._send([(row, messages[row.event_id]) for row in released if row.event_id in messages], known, now)
 
     def _must_ask(self, row: Delivery, known: Mapping[str, Connections], now: int) -> bool:
         """Whether the server is to say about this user who looks online; each held row is asked about once."""
@@ -167,7 +159,7 @@ class Waiting:
         looks = presence.looks(known.get(row.uid, {}), policy.suppress, policy.ttl, now)
         return looks is not presence.Looks.OFFLINE
 
-    async def _ask_about(self, rows: Sequence[Delivery], now: int) -> None:
+    async def _ask_about(self, rows: Collection[Delivery], now: int) -> None:
         """Ask beside everything else. The rows wait for the answer unclaimed, so that an offline event frees them."""
         hold = self._shared.rules.policy.hold
         until = [replace(row, due_at=_later(row.first_at + hold, now)) for row in rows]

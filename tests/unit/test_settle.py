@@ -56,7 +56,7 @@ def test_the_first_delay_never_exceeds_the_ceiling() -> None:
         (base.Retry("503", after=30.0), RetryAt(NOW + 30_000, "503")),
         (base.Retry("503", after=0.0), RetryAt(NOW + 1_000, "503")),
         (base.Retry("503", after=0.5), RetryAt(NOW + 1_000, "503")),
-        (base.TokenInvalid("Unregistered"), DropToken("Unregistered")),
+        (base.TokenInvalid("Unregistered"), DropToken("Unregistered", before=NOW - 999)),
         (base.TokenInvalid("Unregistered", since=NOW), DropToken("Unregistered", before=NOW)),
     ],
 )
