@@ -6,8 +6,8 @@ import asyncio
 import base64
 import json
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ from providers.kit.base import Delivered, Notice, Outcome, Provider, Request, Re
 _WORDS = {"default": "default", "hidden": "hidden", "system": "system", "group": "{text}", "text": "{content}"}
 TEMPLATES = {"en": _WORDS, "zh": _WORDS | {"hidden": "verborgen"}}
 PAYLOAD = base64.b64encode(b'{"type":1,"content":"hello"}').decode()
+
+
+Wait = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 class Stub(Provider):
@@ -144,19 +147,26 @@ class Bridge:
 
     async def run(self, *providers: Provider, until: Callable[[], bool], **more: Any) -> None:
         """Run a dispatcher until what is wanted is the case, then stop it in order."""
+        async with self.running(*providers, **more) as wait:
+            await wait(until)
+
+    @asynccontextmanager
+    async def running(self, *providers: Provider, **more: Any) -> AsyncIterator[Wait]:
+        """A dispatcher that is stopped in order at the end; what is given waits until something is the case."""
         dispatcher = self.new(*providers, **more)
-        running = asyncio.create_task(dispatcher.run())
+        task = asyncio.create_task(dispatcher.run())
+
+        async def wait(until: Callable[[], bool]) -> None:
+            async with asyncio.timeout(20):
+                while not until():
+                    assert not task.done(), task.exception()
+                    await asyncio.sleep(0.01)
+
         try:
-            await self.wait(running, until)
+            yield wait
         finally:
             dispatcher.stop()
-            await running
-
-    async def wait(self, running: asyncio.Task[None], until: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not until():
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0.01)
+            await task
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from app.plan import Policy
-from tests.dispatch.conftest import Bridge, Stub
+from tests.dispatch.conftest import Bridge, Stub, Wait
 
 HOLD = Policy(hold=60_000, ask_after=10)
 
@@ -26,40 +26,32 @@ class Question:
         return None if self.online is None else {uid: self.online.get(uid, frozenset()) for uid in uids}
 
 
-async def asked(bridge: Bridge, ask: Question, policy: Policy = HOLD) -> tuple[asyncio.Task[None], Callable[..., Any]]:
+@asynccontextmanager
+async def asked(bridge: Bridge, ask: Question, policy: Policy = HOLD) -> AsyncIterator[Wait]:
     """A dispatcher that has asked about bob, who looks online and has a message waiting."""
     bridge.register("bob", "phone")
     bridge.statuses("bob-0-1-1-1-1")
     bridge.message("bob")
-    dispatcher = bridge.new(Stub("phone"), policy=policy, ask=ask)  # type: ignore[arg-type]
-    running = asyncio.create_task(dispatcher.run())
-
-    async def until(condition: Callable[[], bool]) -> None:
-        await bridge.wait(running, condition)
-
-    await until(lambda: bool(ask.asked))
-    return running, until
+    async with bridge.running(Stub("phone"), policy=policy, ask=ask) as wait:
+        await wait(lambda: bool(ask.asked))
+        yield wait
 
 
 def test_whoever_leaves_while_the_server_is_silent_gets_the_push_at_once(bridge: Bridge) -> None:
     async def scenario() -> None:
         ask = Question({"bob": frozenset({0})})
-        running, until = await asked(bridge, ask)
-        bridge.statuses("bob-0-0-1-0-0")
-        await until(lambda: bridge.outcomes() == {"bob": "sent"})
-        assert not ask.may_answer.is_set()
-        bridge.dispatcher.stop()
-        await running
+        async with asked(bridge, ask) as wait:
+            bridge.statuses("bob-0-0-1-0-0")
+            await wait(lambda: bridge.outcomes() == {"bob": "sent"})
+            assert not ask.may_answer.is_set()
 
     asyncio.run(scenario())
 
 
 def test_the_hold_ends_while_the_server_is_silent(bridge: Bridge) -> None:
     async def scenario() -> None:
-        running, until = await asked(bridge, Question({}), Policy(hold=300, ask_after=10))
-        await until(lambda: bridge.outcomes() == {"bob": "suppressed"})
-        bridge.dispatcher.stop()
-        await running
+        async with asked(bridge, Question({}), Policy(hold=300, ask_after=10)) as wait:
+            await wait(lambda: bridge.outcomes() == {"bob": "suppressed"})
 
     asyncio.run(scenario())
 
@@ -67,16 +59,14 @@ def test_the_hold_ends_while_the_server_is_silent(bridge: Bridge) -> None:
 def test_an_answer_settles_what_is_held(bridge: Bridge) -> None:
     async def scenario() -> None:
         ask = Question({"bob": frozenset({0})})
-        running, until = await asked(bridge, ask)
-        bridge.register("cid", "phone")
-        bridge.statuses("cid-0-1-2-1-1")
-        bridge.message("cid")
-        await until(lambda: len(ask.asked) == 2)
-        ask.may_answer.set()
-        await until(lambda: bridge.outcomes() == {"bob": "suppressed", "cid": "sent"})
-        assert ask.asked == [["bob"], ["cid"]]
-        bridge.dispatcher.stop()
-        await running
+        async with asked(bridge, ask) as wait:
+            bridge.register("cid", "phone")
+            bridge.statuses("cid-0-1-2-1-1")
+            bridge.message("cid")
+            await wait(lambda: len(ask.asked) == 2)
+            ask.may_answer.set()
+            await wait(lambda: bridge.outcomes() == {"bob": "suppressed", "cid": "sent"})
+            assert ask.asked == [["bob"], ["cid"]]
 
     asyncio.run(scenario())
 
@@ -84,17 +74,15 @@ def test_an_answer_settles_what_is_held(bridge: Bridge) -> None:
 def test_an_offline_event_is_newer_than_an_answer_to_an_earlier_question(bridge: Bridge) -> None:
     async def scenario() -> None:
         ask = Question({"bob": frozenset({0})})
-        running, until = await asked(bridge, ask)
-        bridge.statuses("bob-0-0-1-0-0")
-        await until(lambda: bridge.outcomes() == {"bob": "sent"})
-        ask.may_answer.set()
-        await until(lambda: not bridge.dispatcher._waiting._asking)
-        second = bridge.message("bob")
-        await until(lambda: bridge.rows()["bob"].message_id == second)
-        await until(lambda: bridge.outcomes() == {"bob": "sent"})
-        assert len(ask.asked) == 1
-        bridge.dispatcher.stop()
-        await running
+        async with asked(bridge, ask) as wait:
+            bridge.statuses("bob-0-0-1-0-0")
+            await wait(lambda: bridge.outcomes() == {"bob": "sent"})
+            ask.may_answer.set()
+            await wait(lambda: not bridge.dispatcher._waiting._asking)
+            second = bridge.message("bob")
+            await wait(lambda: bridge.rows()["bob"].message_id == second)
+            await wait(lambda: bridge.outcomes() == {"bob": "sent"})
+            assert len(ask.asked) == 1
 
     asyncio.run(scenario())
 
@@ -102,14 +90,12 @@ def test_an_offline_event_is_newer_than_an_answer_to_an_earlier_question(bridge:
 def test_a_server_that_gave_no_answer_is_left_alone_for_a_while(bridge: Bridge) -> None:
     async def scenario() -> None:
         ask = Question(None)
-        running, until = await asked(bridge, ask, Policy(hold=300, ask_after=10))
-        ask.may_answer.set()
-        await until(lambda: bridge.outcomes() == {"bob": "suppressed"})
-        second = bridge.message("bob")
-        await until(lambda: bridge.rows()["bob"].message_id == second)
-        await until(lambda: bridge.outcomes() == {"bob": "suppressed"})
-        assert len(ask.asked) == 1
-        bridge.dispatcher.stop()
-        await running
+        async with asked(bridge, ask, Policy(hold=300, ask_after=10)) as wait:
+            ask.may_answer.set()
+            await wait(lambda: bridge.outcomes() == {"bob": "suppressed"})
+            second = bridge.message("bob")
+            await wait(lambda: bridge.rows()["bob"].message_id == second)
+            await wait(lambda: bridge.outcomes() == {"bob": "suppressed"})
+            assert len(ask.asked) == 1
 
     asyncio.run(scenario())

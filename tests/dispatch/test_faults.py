@@ -123,26 +123,23 @@ def test_runners_that_end_together_leave_no_job_behind(bridge: Bridge) -> None:
 
     async def scenario() -> None:
         good = Gated("good")
-        dispatcher = bridge.new(good)
-        running = asyncio.create_task(dispatcher.run())
-        lane = dispatcher._shared.lanes["good"]
-        jobs: list[Any] = []
-        lane._on_settled = lambda job, _: jobs.append(job)
-        bridge.message(*uids)
-        await bridge.wait(running, lambda: lane.inflight == LOCAL_CAPACITY)
+        async with bridge.running(good) as wait:
+            lane = bridge.dispatcher._shared.lanes["good"]
+            jobs: list[Any] = []
+            lane._on_settled = lambda job, _: jobs.append(job)
+            bridge.message(*uids)
+            await wait(lambda: lane.inflight == LOCAL_CAPACITY)
 
-        async def one_more() -> None:
-            await good.gate.wait()
-            assert len(jobs) == LOCAL_CAPACITY
-            lane.submit(jobs[:1], 1)
+            async def one_more() -> None:
+                await good.gate.wait()
+                assert len(jobs) == LOCAL_CAPACITY
+                lane.submit(jobs[:1], 1)
 
-        last = asyncio.create_task(one_more())
-        await asyncio.sleep(0)
-        good.gate.set()
-        await last
-        await bridge.wait(running, lambda: len(jobs) == LOCAL_CAPACITY + 1)
-        dispatcher.stop()
-        await running
+            last = asyncio.create_task(one_more())
+            await asyncio.sleep(0)
+            good.gate.set()
+            await last
+            await wait(lambda: len(jobs) == LOCAL_CAPACITY + 1)
 
     asyncio.run(scenario())
 
@@ -177,20 +174,18 @@ def test_a_stop_waits_for_what_is_queued_to_be_written(bridge: Bridge) -> None:
 
     async def scenario() -> None:
         good, other_write = Gated("good"), threading.Event()
-        dispatcher = bridge.new(good)
-        running = asyncio.create_task(dispatcher.run())
-        lane, settler = dispatcher._shared.lanes["good"], dispatcher._settler
-        bridge.message("bob")
-        await bridge.wait(running, lambda: lane.inflight == 1)
-        dispatcher._shared._writes.submit(other_write.wait, 20)
-        good.gate.set()
-        await bridge.wait(running, lambda: lane.inflight == 0 and not settler._batch)
-        dispatcher.stop()
-        await bridge.wait(running, lambda: lane._stopping)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        other_write.set()
-        await running
+        async with bridge.running(good) as wait:
+            lane, settler = bridge.dispatcher._shared.lanes["good"], bridge.dispatcher._settler
+            bridge.message("bob")
+            await wait(lambda: lane.inflight == 1)
+            bridge.dispatcher._shared._writes.submit(other_write.wait, 20)
+            good.gate.set()
+            await wait(lambda: lane.inflight == 0 and not settler._batch)
+            bridge.dispatcher.stop()
+            await wait(lambda: lane._stopping)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            other_write.set()
 
     asyncio.run(scenario())
     assert bridge.outcomes() == {"bob": "sent"}

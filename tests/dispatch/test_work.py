@@ -75,18 +75,15 @@ def test_two_webhooks_of_one_message_reach_each_recipient_once(bridge: Bridge) -
 
     async def scenario() -> None:
         provider = Gated("p")
-        dispatcher = bridge.new(provider)
-        running = asyncio.create_task(dispatcher.run())
-        bridge.message("bob")
-        await bridge.wait(running, lambda: provider.sent == ["p-bob"])
-        bridge._next -= 1
-        bridge.message("bob", "cid")
-        bridge.message("dan")
-        await bridge.wait(running, lambda: "p-dan" in provider.sent)
-        provider.gate.set()
-        await bridge.wait(running, lambda: len(bridge.outcomes()) == 3)
-        dispatcher.stop()
-        await running
+        async with bridge.running(provider) as wait:
+            bridge.message("bob")
+            await wait(lambda: provider.sent == ["p-bob"])
+            bridge._next -= 1
+            bridge.message("bob", "cid")
+            bridge.message("dan")
+            await wait(lambda: "p-dan" in provider.sent)
+            provider.gate.set()
+            await wait(lambda: len(bridge.outcomes()) == 3)
         assert sorted(provider.sent) == ["p-bob", "p-cid", "p-dan"]
 
     for uid in ("bob", "cid", "dan"):
@@ -97,16 +94,13 @@ def test_two_webhooks_of_one_message_reach_each_recipient_once(bridge: Bridge) -
 def test_messages_for_a_paused_provider_wait_in_the_database(bridge: Bridge) -> None:
     async def scenario() -> None:
         provider = Stub("p", lambda _: Misconfigured("key"))
-        dispatcher = bridge.new(provider)
-        running = asyncio.create_task(dispatcher.run())
-        bridge.message("first")
-        await bridge.wait(running, lambda: dispatcher._shared.lanes["p"].pause is not None)
-        bridge.message(*uids)
-        await bridge.wait(running, lambda: len(bridge.outcomes()) == len(uids) + 1)
-        assert set(bridge.outcomes().values()) == {"queued"}
-        assert provider.sent == ["p-first"]
-        dispatcher.stop()
-        await running
+        async with bridge.running(provider) as wait:
+            bridge.message("first")
+            await wait(lambda: bridge.dispatcher._shared.lanes["p"].pause is not None)
+            bridge.message(*uids)
+            await wait(lambda: len(bridge.outcomes()) == len(uids) + 1)
+            assert set(bridge.outcomes().values()) == {"queued"}
+            assert provider.sent == ["p-first"]
 
     uids = [f"u{n}" for n in range(20)]
     for uid in ["first", *uids]:
@@ -131,15 +125,12 @@ def test_leases_are_renewed_while_a_push_is_under_way(bridge: Bridge, monkeypatc
 
     async def scenario() -> None:
         provider = Gated("p")
-        dispatcher = bridge.new(provider)
-        running = asyncio.create_task(dispatcher.run())
-        bridge.message("bob")
-        await bridge.wait(running, lambda: bool(provider.sent))
-        (first,) = leases()
-        await bridge.wait(running, lambda: leases()[0] > first)
-        provider.gate.set()
-        dispatcher.stop()
-        await running
+        async with bridge.running(provider) as wait:
+            bridge.message("bob")
+            await wait(lambda: bool(provider.sent))
+            (first,) = leases()
+            await wait(lambda: leases()[0] > first)
+            provider.gate.set()
 
     bridge.register("bob", "p")
     asyncio.run(scenario())
