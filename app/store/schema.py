@@ -50,9 +50,19 @@ events = Table(
     Column("attempts", Integer, nullable=False),
     Column("owner", String(96)),
     Column("lease_until", BigInteger),
+    Column("channel", BigInteger, nullable=False, server_default="0"),
+    Column("turn", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("kind", "digest", name="events_once"),
-    Index("events_todo", "state", "lane", "id"),
+    Index("events_todo", "state", "lane", "turn", "id"),
     sqlite_autoincrement=True,  # the id of a call that is gone must not name another
+)
+
+Index(
+    "events_by_channel",
+    events.c.channel,
+    events.c.turn,
+    sqlite_where=events.c.state == NEW,
+    postgresql_where=events.c.state == NEW,
 )
 
 deliveries = Table(
@@ -74,6 +84,8 @@ deliveries = Table(
     Column("due_at", BigInteger),
     Column("owner", String(96)),
     Column("event_id", BigInteger),
+    Column("lane", SmallInteger, nullable=False, server_default="1"),
+    Column("turn", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("message_id", "uid", "device_id", name="deliveries_once"),
     Index("deliveries_by_user", "uid", "at"),
     Index("deliveries_by_time", "at"),
@@ -81,7 +93,9 @@ deliveries = Table(
 Index(
     "deliveries_due",
     deliveries.c.provider,
+    deliveries.c.lane,
     deliveries.c.due_at,
+    deliveries.c.turn,
     sqlite_where=deliveries.c.due_at.is_not(None),
     postgresql_where=deliveries.c.due_at.is_not(None),
 )
@@ -106,7 +120,16 @@ devices = Table(
     Column("app_version", String(64), nullable=False),
     Column("registered_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("succeeded_at", BigInteger, nullable=False, server_default="0"),
+    Column("removed_at", BigInteger),
+    Column("removed_reason", String(255), nullable=False, server_default=""),
     UniqueConstraint("provider", "token_digest", name="devices_by_token"),
+)
+Index(
+    "devices_removed",
+    devices.c.removed_at,
+    sqlite_where=devices.c.removed_at.is_not(None),
+    postgresql_where=devices.c.removed_at.is_not(None),
 )
 
 users = Table(
@@ -153,4 +176,40 @@ dispatchers = Table(
     Column("owner", String(96), primary_key=True),
     Column("beat_at", BigInteger, nullable=False),
     Column("health", Text, nullable=False),
+)
+
+relay = Table(
+    "relay",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("target", String(96), nullable=False),
+    Column("kind", String(128), nullable=False),
+    Column("digest", Digest, nullable=False),
+    Column("body", Blob, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("done_at", BigInteger),
+    Index("relay_seen", "target", "kind", "digest"),
+    sqlite_autoincrement=True,
+)
+Index(
+    "relay_todo",
+    relay.c.target,
+    relay.c.kind,
+    relay.c.id,
+    sqlite_where=relay.c.done_at.is_(None),
+    postgresql_where=relay.c.done_at.is_(None),
+)
+Index(
+    "relay_done",
+    relay.c.done_at,
+    sqlite_where=relay.c.done_at.is_not(None),
+    postgresql_where=relay.c.done_at.is_not(None),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(96), primary_key=True),
+    Column("owner", String(96), nullable=False),
+    Column("until", BigInteger, nullable=False),
 )

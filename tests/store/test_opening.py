@@ -9,10 +9,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from app.store import dialect, inbox
+from app.store import deliveries, devices, dialect, inbox, opening
 from app.store.dialect import Database
 from app.store.opening import Unusable, fault, migrate, open_database
 from app.store.schema import metadata
@@ -49,6 +51,32 @@ def test_opening_again_changes_nothing(url: str, folder: Path) -> None:
     with second.write() as connection:
         assert bodies(claim(connection)) == [b"kept"]
     second.close()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(opening.__file__).parent / "migrations"))
+    engine = dialect.open_engine(f"sqlite:///{tmp_path}/pushbridge.db", "normal")
+    with closing(Database(engine, None)) as old, old.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in ROWS_OF_THE_FIRST_VERSION:
+            connection.exec_driver_sql(statement)
+    with closing(open_database(tmp_path)) as database, database.write() as connection:
+        assert bodies(claim(connection)) == [b"kept"]
+        (due,) = deliveries.claim_due(connection, "ios", 10, "me", now=5, lease=100)
+        assert (due.message_id, due.uid, due.due_at) == (7, "bob", 5)
+        assert [device.token for device in devices.of_users(connection, ["bob"])["bob"]] == ["aabb"]
+
+
+ROWS_OF_THE_FIRST_VERSION = (
+    "INSERT INTO events (kind, digest, body, weight, lane, state, received_at, not_before, attempts)"
+    " VALUES ('msg.offline', x'01', CAST('kept' AS BLOB), 1, 'normal', 0, 1, 0, 0)",
+    "INSERT INTO deliveries (message_id, uid, device_id, provider, outcome, reason, provider_id, source,"
+    " attempts, first_at, at, latency_ms, due_at)"
+    " VALUES (7, 'bob', 'd', 'ios', 'retrying', '', '', 'msg.offline', 1, 1, 1, 0, 5)",
+    "INSERT INTO devices VALUES ('bob', 'd', 'ios', 'aabb', x'02', '', '', 0, '', 1, 1)",
+)
 
 
 def test_a_folder_is_made(tmp_path: Path) -> None:
