@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint bench demo lock clean
+.PHONY: run test soak check lint bench demo lock clean
 
 run: $(STAMP)
 	@$(BIN)/pushbridge serve
 
 test: $(STAMP)
 	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+# The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most.
+soak: $(STAMP)
+	timeout 900 $(BIN)/pytest --soak -m soak
 
 check: lint test
 

@@ -3,6 +3,7 @@ import os
 import shutil
 import tempfile
 
+import pytest
 from hypothesis import settings
 
 # prometheus_client decides at import, for good, whether the processes of a service share their counters.
@@ -15,3 +16,13 @@ pytest_plugins = ["tests.plugins.standin"]
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("pushbridge", deadline=None)
 settings.load_profile("pushbridge")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="the long form of the tests that have one")
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether a test marked `soak` is to run its long form."""
+    return bool(request.config.getoption("--soak"))
