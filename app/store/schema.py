@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
 )
 from sqlalchemy.dialects import mysql
 
@@ -51,18 +52,10 @@ events = Table(
     Column("owner", String(96)),
     Column("lease_until", BigInteger),
     Column("channel", BigInteger, nullable=False, server_default="0"),
-    Column("turn", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("kind", "digest", name="events_once"),
-    Index("events_todo", "state", "lane", "turn", "id"),
+    Index("events_todo", "state", "lane", "id"),
+    Index("events_by_channel", "state", "lane", "channel", "id"),
     sqlite_autoincrement=True,  # the id of a call that is gone must not name another
-)
-
-Index(
-    "events_by_channel",
-    events.c.channel,
-    events.c.turn,
-    sqlite_where=events.c.state == NEW,
-    postgresql_where=events.c.state == NEW,
 )
 
 deliveries = Table(
@@ -84,20 +77,39 @@ deliveries = Table(
     Column("due_at", BigInteger),
     Column("owner", String(96)),
     Column("event_id", BigInteger),
-    Column("lane", SmallInteger, nullable=False, server_default="1"),
-    Column("turn", BigInteger, nullable=False, server_default="0"),
+    Column("lane", SmallInteger, nullable=False, server_default="0"),
+    Column("channel", BigInteger, nullable=False, server_default="0"),
+    Column("expires_at", BigInteger),
     UniqueConstraint("message_id", "uid", "device_id", name="deliveries_once"),
     Index("deliveries_by_user", "uid", "at"),
     Index("deliveries_by_time", "at"),
 )
+_WAITING = deliveries.c.due_at.is_not(None)
 Index(
     "deliveries_due",
     deliveries.c.provider,
     deliveries.c.lane,
     deliveries.c.due_at,
-    deliveries.c.turn,
-    sqlite_where=deliveries.c.due_at.is_not(None),
-    postgresql_where=deliveries.c.due_at.is_not(None),
+    sqlite_where=_WAITING,
+    postgresql_where=_WAITING,
+)
+Index(
+    "deliveries_by_channel",
+    deliveries.c.provider,
+    deliveries.c.lane,
+    deliveries.c.channel,
+    deliveries.c.due_at,
+    sqlite_where=_WAITING,
+    postgresql_where=_WAITING,
+)
+_EXPIRING = and_(_WAITING, deliveries.c.expires_at.is_not(None))
+Index(
+    "deliveries_expiring",
+    deliveries.c.provider,
+    deliveries.c.lane,
+    deliveries.c.first_at,
+    sqlite_where=_EXPIRING,
+    postgresql_where=_EXPIRING,
 )
 Index(
     "deliveries_by_event",
