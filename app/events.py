@@ -13,8 +13,9 @@ from binascii import a2b_base64
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
-from app.model import Content, Message, Recipients, Status
+from app.model import PERSON, Content, Message, Recipients, Status
 
 OFFLINE = "msg.offline"
 NOTIFY = "msg.notify"
@@ -36,15 +37,29 @@ class BadEvent(Exception):
     """The body is not what the event calls for; the message names the field, what was found and what is allowed."""
 
 
-def weight(kind: str, body: bytes) -> int:
-    """How many elements a body holds, checked as far as the answer to the webhook depends on it."""
+class Measure(Struct, frozen=True):
+    """What is known of a body as it comes in.
+
+    weight: how many elements it holds. channel: Message.channel_key of its conversation, 0 where it is about none.
+    urgent: somebody may be waited for in it: a conversation between two people, or somebody is called by name.
+    """
+
+    weight: int
+    channel: int = 0
+    urgent: bool = False
+
+
+def measure(kind: str, body: bytes) -> Measure:
+    """Measure a body, which is checked as far as the answer to the webhook depends on it."""
     if kind == OFFLINE:
         document = _object(body)
-        _message(document)
+        message = _message(document)
         if repeat := repeated(written(body)):
             raise BadEvent(f"body: {repeat}")
-        return len(_uid_list(document)) + len(_compressed(document) or b"") // 6
-    return len(_array(body, kind))
+        weight = len(_uid_list(document)) + len(_compressed(document) or b"") // 6
+        # Whether it really calls somebody is seen when it is planned.
+        return Measure(weight, message.channel_key, message.channel_type == PERSON or b'"mention"' in message.payload)
+    return Measure(len(_array(body, kind)))
 
 
 def offline(body: bytes) -> tuple[Message, Recipients]:
@@ -93,9 +108,14 @@ def content(payload: bytes) -> Content:
     if isinstance(kind, str) and kind.isascii() and kind.isdigit() and len(kind) < 10:
         kind = int(kind)
     text = document.get("content")
+    mention = document.get("mention")
+    called = mention if isinstance(mention, dict) else {}
+    uids = called.get("uids")
     return Content(
         type=kind if isinstance(kind, int) and _is_int(kind, 0, 2**31) else 0,
         text=_showable(text) if isinstance(text, str) else "",
+        mentions=frozenset(filter(_is_uid, uids)) if isinstance(uids, list) else frozenset(),
+        mentions_all=called.get("all") in (1, "1"),
     )
 
 

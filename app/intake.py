@@ -13,9 +13,9 @@ from app.store.inbox import Arrival
 from app.store.writer import GroupCommit
 
 TEST = "test"
-STATUS_LANE, NORMAL_LANE, BULK_LANE = "status", "normal", "bulk"
-LANES = (NORMAL_LANE, BULK_LANE)
-"""The lanes that messages are planned from; statuses are applied before either."""
+STATUS_LANE, NOW_LANE, NORMAL_LANE, BULK_LANE = "status", "now", "normal", "bulk"
+LANES = (NOW_LANE, NORMAL_LANE, BULK_LANE)
+"""The lanes that messages are planned from, beside one another; statuses are applied before any."""
 
 BULK_FROM = 1_000
 """Recipients from which a message must not stand before others."""
@@ -46,22 +46,29 @@ class Intake:
         Raises events.BadEvent where the body is not what the event calls for, store.writer.NotStored where it could
         not be kept. `msg.notify` is checked and not kept: nothing is made of it yet.
         """
-        weight = events.weight(kind, body)
+        measure = events.measure(kind, body)
         if kind == events.NOTIFY:
-            return weight
+            return measure.weight
         if kind == events.STATUS:
             # A user may really go online twice under the same connection id: the server counts anew when it restarts.
-            self._put(kind, body, STATUS_LANE, weight, once=False)
+            self._put(kind, body, STATUS_LANE, measure, once=False)
         else:
-            self._put(kind, body, BULK_LANE if weight > BULK_FROM else NORMAL_LANE, weight, once=True)
-        return weight
+            self._put(kind, body, lane_of(measure), measure, once=True)
+        return measure.weight
 
     def test(self, uid: str, title: str, body: str) -> int:
         """Have a test push sent to each device of a user; the message id to look its outcomes up by."""
         push = TestPush(time.time_ns(), uid, title, body)
-        self._put(TEST, msgspec.json.encode(push), NORMAL_LANE, 1, once=True)
+        self._put(TEST, msgspec.json.encode(push), NOW_LANE, events.Measure(1), once=True)
         return push.message_id
 
-    def _put(self, kind: str, body: bytes, lane: str, weight: int, once: bool) -> None:
-        self._writer.put(Arrival(kind, body, now_ms(), lane, weight, once), PATIENCE)
+    def _put(self, kind: str, body: bytes, lane: str, measure: events.Measure, once: bool) -> None:
+        self._writer.put(Arrival(kind, body, now_ms(), lane, measure.weight, once, measure.channel), PATIENCE)
         self._poke()
+
+
+def lane_of(measure: events.Measure) -> str:
+    """The lane of a message; one for a great many people must not stand before others, whomever it calls."""
+    if measure.weight > BULK_FROM:
+        return BULK_LANE
+    return NOW_LANE if measure.urgent else NORMAL_LANE

@@ -18,8 +18,6 @@ BAD_ELEMENTS = Counter("pushbridge_bad_elements", "Elements of webhook bodies th
 LOST_LISTS = Counter("pushbridge_lost_lists", "Recipient lists that WuKongIM cut short.")
 DUPLICATES = Counter("pushbridge_duplicates", "Recipients of repeats who had an outcome already.")
 OUTCOMES = Counter("pushbridge_outcomes", "Outcomes by provider.", ["provider", "outcome"])
-ANSWERS = Counter("pushbridge_provider_answers", "Requests that a provider answered or failed to.", ["provider"])
-ANSWER_SECONDS = Counter("pushbridge_provider_seconds", "Time those requests took together.", ["provider"])
 
 
 def exposition(extra: CollectorRegistry) -> bytes:

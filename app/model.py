@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from hashlib import blake2b
 
 from msgspec import Struct
 
@@ -68,6 +69,20 @@ class Message(Struct, frozen=True, kw_only=True):
         if self.channel_type == PERSON:
             return PERSON, self.from_uid
         return self.channel_type, self.channel_id
+
+    @property
+    def channel_key(self) -> int:
+        """The conversation as a number: what takes turns with others, and what is kept in order."""
+        kind, name = self.thread
+        return int.from_bytes(blake2b(f"{kind}:{name}".encode(), digest_size=8).digest(), "big", signed=True)
+
+
+class Lane(IntEnum):
+    """Which pushes go ahead: for somebody who may be waited for, before groups, before groups by the thousand."""
+
+    NOW = 0
+    NORMAL = 1
+    BULK = 2
 
 
 class Recipients(Struct, frozen=True):
@@ -167,7 +182,13 @@ Decision = Push | Hold | Skip
 
 
 class Content(Struct, frozen=True):
-    """What a payload says. type: 0 where it names none. text: what can be shown as it stands, "" if nothing."""
+    """What a payload says.
+
+    type: 0 where it names none. text: what can be shown as it stands, "" if nothing.
+    mentions: the uids that it calls by name. mentions_all: it calls everybody.
+    """
 
     type: int = 0
     text: str = ""
+    mentions: frozenset[str] = frozenset()
+    mentions_all: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from app.model import Connections, Decision, Device, Hold, Message, Outcome, Push, Skip
+from app.model import PERSON, Connections, Content, Decision, Device, Hold, Lane, Message, Outcome, Push, Skip
 from app.presence import Looks, looks
 
 
@@ -38,6 +38,15 @@ def message_skip(message: Message, payload_type: int, policy: Policy, now: int) 
 def is_expired(message: Message, now: int) -> bool:
     expires_at = message.expires_at
     return expires_at is not None and now >= expires_at * 1000
+
+
+def lane(message: Message, content: Content, uid: str, bulk: bool) -> Lane:
+    """Whether a recipient's pushes go ahead. bulk: the message is for a great many people."""
+    if uid in content.mentions:
+        return Lane.NOW
+    if bulk:
+        return Lane.BULK
+    return Lane.NOW if message.channel_type == PERSON or content.mentions_all else Lane.NORMAL
 
 
 def recipient(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from enum import Enum
+from itertools import takewhile
 
 from msgspec import Struct
 
@@ -70,6 +72,27 @@ def backoff(attempt: int, limits: Limits, jitter: float) -> int:
     return min(int(delay * (0.75 + 0.5 * jitter)), limits.max_delay)
 
 
+OUTAGE_AFTER = 20
+"""Failures in a row, of whichever pushes, after which a provider is taken to fail as a whole."""
+OUTAGE_REST = 1_000
+"""Milliseconds that a provider rests first that gives no good answer: the connection alone may have been lost."""
+PAUSE = 30_000
+"""Milliseconds that a provider rests first whose credential or settings the vendor refuses."""
+DOUBT_REST = 60_000
+DOUBT_TRIES = 3
+
+
+class Verdict(Enum):
+    """What a vendor's word that a token is dead is worth, where it says the same when our own settings are wrong.
+
+    DOUBTED: nothing shows that the settings are right. ALARM: so many say it that the settings must be wrong.
+    """
+
+    BELIEVED = "believed"
+    DOUBTED = "doubted"
+    ALARM = "alarm"
+
+
 def decide(
     outcome: base.Outcome,
     *,
@@ -79,11 +102,15 @@ def decide(
     limits: Limits,
     now: int,
     jitter: float,
+    failing: bool = False,
+    pauses: int = 0,
+    verdict: Verdict = Verdict.BELIEVED,
 ) -> Settled:
     """What becomes of a push.
 
     attempts: how often it was tried, this time included. first_at: when it was accepted.
     registered_at: when the device last registered its token. jitter: from 0 to 1.
+    failing: the provider gives nobody a good answer. pauses: how often in a row it rested without one since.
     """
     match outcome:
         case base.Delivered(provider_id):
@@ -91,27 +118,51 @@ def decide(
         case base.Rejected(reason) | base.TooLarge(reason):
             return Done(Outcome.REJECTED, reason)
         case base.TokenInvalid(reason, since):
-            if since is None or registered_at < since:
-                return DropToken(reason, before=registered_at + 1 if since is None else since)
-            return _again(f"{reason} before the registration", None, attempts, first_at, limits, now, jitter)
+            return _token(reason, since, verdict, attempts, first_at, registered_at, limits, now, jitter)
         case base.Retry(reason, after):
+            if failing:
+                least = max(OUTAGE_REST, int((after or 0) * 1000))
+                return _pause(reason, rest(least, pauses, limits), False, first_at, limits, now, jitter)
             return _again(reason, after, attempts, first_at, limits, now, jitter)
         case base.Throttled(reason, after):
-            return _pause(reason, int(after * 1000), False, first_at, limits, now, jitter)
+            return _pause(reason, rest(int(after * 1000), pauses, limits), False, first_at, limits, now, jitter)
         case base.Misconfigured(reason):
-            return _pause(reason, PAUSE, True, first_at, limits, now, jitter)
+            return _pause(reason, rest(PAUSE, pauses, limits), True, first_at, limits, now, jitter)
 
 
-PAUSE = 30_000
-"""How long a provider rests whose credential or settings the vendor refuses, before one push tries again."""
+def rest(least: int, pauses: int, limits: Limits) -> int:
+    """Milliseconds until a resting provider is tried: longer each time, but no vendor's own time is cut short."""
+    return int(max(least, min(least * 2 ** min(pauses, 40), limits.max_delay)))
+
+
+def _token(
+    reason: str,
+    since: int | None,
+    verdict: Verdict,
+    attempts: int,
+    first_at: int,
+    registered_at: int,
+    limits: Limits,
+    now: int,
+    jitter: float,
+) -> Settled:
+    if since is not None and registered_at >= since:
+        return _again(f"{reason} before the registration", None, attempts, first_at, limits, now, jitter)
+    if verdict is Verdict.BELIEVED:
+        return DropToken(reason, before=registered_at + 1 if since is None else since)
+    doubted = f"{reason}, but nothing was taken lately: topic, environment or project?"
+    if attempts >= DOUBT_TRIES:
+        return Dead(doubted)
+    return _again(doubted, DOUBT_REST / 1000, attempts, first_at, limits, now, jitter)
 
 
 def _again(
     reason: str, after: float | None, attempts: int, first_at: int, limits: Limits, now: int, jitter: float
 ) -> Settled:
     delay = backoff(attempts, limits, jitter)
-    if after is not None:
-        delay = max(delay, int(after * 1000))
+    if after is not None and after * 1000 > delay:
+        # Many were told the same time: not all at once, and none before it.
+        delay = int(after * 1000 * (1 + 0.2 * jitter))
     if now + delay > first_at + limits.max_age:
         return Dead(reason)
     return RetryAt(now + delay, reason)
@@ -126,30 +177,47 @@ def _pause(reason: str, rest: int, broken: bool, first_at: int, limits: Limits, 
 class TokenGuard:
     """Tells dead phones from a wrong setting of ours, which makes *every* token look dead.
 
-    Over twenty suspect refusals that are more than half of the last minute's answers mean the latter
-    (the threshold is our recommendation; no vendor publishes one).
+    A refusal is believed while at least as many pushes were taken in the last hour as devices were refused. Refusals
+    of over twenty devices in a minute that outnumber what was taken in it mean a wrong setting, until a push is taken
+    (the thresholds are our recommendation; no vendor publishes one).
     """
 
     WINDOW = 60_000
+    TRUST = 3_600_000
     LEAST = 20
+    _STEP = 10_000
 
     def __init__(self) -> None:
-        self._answers: deque[tuple[int, int, int]] = deque()  # (second, answers, suspect refusals)
+        self.alarmed = False
+        self._taken: deque[tuple[int, int]] = deque()  # (start of ten seconds, pushes taken in them)
         self._total = 0
-        self._suspect = 0
+        self._refused: OrderedDict[str, int] = OrderedDict()  # by device, when last, the oldest first
 
-    def note(self, now: int, suspect: bool) -> bool:
-        """Count one answer; True where this refusal must not be believed."""
-        second = now // 1000
-        if self._answers and self._answers[-1][0] == second:
-            _, answers, refusals = self._answers.pop()
-        else:
-            answers, refusals = 0, 0
-        self._answers.append((second, answers + 1, refusals + suspect))
+    def take(self, now: int) -> None:
+        """A push was taken."""
+        self.alarmed = False
+        start = now - now % self._STEP
+        count = 1
+        if self._taken and self._taken[-1][0] == start:
+            count += self._taken.pop()[1]
+        self._taken.append((start, count))
         self._total += 1
-        self._suspect += suspect
-        while self._answers[0][0] < second - self.WINDOW // 1000:
-            _, answers, refusals = self._answers.popleft()
-            self._total -= answers
-            self._suspect -= refusals
-        return suspect and self._suspect > self.LEAST and self._suspect * 2 > self._total
+
+    def refuse(self, device: str, now: int) -> Verdict:
+        """A device was refused for what may be our own fault."""
+        self._refused[device] = now
+        self._refused.move_to_end(device)
+        self._forget(now)
+        taken = sum(count for start, count in self._taken if start >= now - self.WINDOW)
+        refused = sum(1 for _ in takewhile(lambda at: at >= now - self.WINDOW, reversed(self._refused.values())))
+        if refused > self.LEAST and refused > taken:
+            self.alarmed = True
+        if self.alarmed:
+            return Verdict.ALARM
+        return Verdict.BELIEVED if self._total >= len(self._refused) else Verdict.DOUBTED
+
+    def _forget(self, now: int) -> None:
+        while self._taken and self._taken[0][0] < now - self.TRUST:
+            self._total -= self._taken.popleft()[1]
+        while (oldest := next(iter(self._refused.values()))) < now - self.TRUST and oldest != now:
+            self._refused.popitem(last=False)

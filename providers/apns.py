@@ -81,7 +81,7 @@ _TABLE: dict[tuple[int, str], Outcome] = {
     (410, "Unregistered"): TokenInvalid("Unregistered"),
     (413, "PayloadTooLarge"): TooLarge("PayloadTooLarge"),
     (429, "TooManyProviderTokenUpdates"): Throttled("TooManyProviderTokenUpdates", after=_TOKEN_PAUSE),
-    (429, "TooManyRequests"): Retry("TooManyRequests", after=_DEVICE_PAUSE),  # about this one device
+    (429, "TooManyRequests"): Retry("TooManyRequests", after=_DEVICE_PAUSE, device=True),
     (500, "InternalServerError"): Retry("InternalServerError", reconnect=True),  # a connection can be stuck in it
     (503, "ServiceUnavailable"): Retry("ServiceUnavailable"),
     (503, "Shutdown"): Retry("Shutdown", reconnect=True),

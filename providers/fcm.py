@@ -20,6 +20,7 @@ from firebase_admin.credentials import Certificate
 from google.auth.exceptions import RefreshError
 from google.auth.exceptions import TransportError as GoogleTransportError
 from msgspec import Struct
+from msgspec.structs import replace
 
 from providers.kit import answers
 from providers.kit.auth import FetchedToken
@@ -56,6 +57,8 @@ _LONGEST_TTL = 2_419_200
 _SOONEST = 10.0
 """Seconds: Firebase wants no push sent again earlier."""
 _QUOTA_PAUSE = 60.0
+_RAMP = 60.0
+"""Seconds: Firebase asks for at least these from nothing to the peak."""
 
 _BY_CODE: dict[str, Outcome] = {
     # Only iOS and web targets are hit, so Android must go on: the push is given up, the provider is not.
@@ -82,12 +85,12 @@ _BY_APNS: dict[str, Outcome] = {
     "BadDeviceToken": TokenInvalid("APNs: BadDeviceToken", suspect=True),
     "DeviceTokenNotForTopic": TokenInvalid("APNs: DeviceTokenNotForTopic", suspect=True),
     "PayloadTooLarge": TooLarge("APNs: PayloadTooLarge"),
-    "TooManyRequests": Retry("APNs: TooManyRequests", after=_QUOTA_PAUSE),
-    "TooManyProviderTokenUpdates": Retry("APNs: TooManyProviderTokenUpdates", after=_QUOTA_PAUSE),
-    "IdleTimeout": Retry("APNs: IdleTimeout"),
-    "InternalServerError": Retry("APNs: InternalServerError"),
-    "ServiceUnavailable": Retry("APNs: ServiceUnavailable"),
-    "Shutdown": Retry("APNs: Shutdown"),
+    "TooManyRequests": Retry("APNs: TooManyRequests", after=_QUOTA_PAUSE, device=True),
+    "TooManyProviderTokenUpdates": Retry("APNs: TooManyProviderTokenUpdates", after=_QUOTA_PAUSE, device=True),
+    "IdleTimeout": Retry("APNs: IdleTimeout", device=True),
+    "InternalServerError": Retry("APNs: InternalServerError", device=True),
+    "ServiceUnavailable": Retry("APNs: ServiceUnavailable", device=True),
+    "Shutdown": Retry("APNs: Shutdown", device=True),
 }
 """Apple's answer to Firebase, by the reason of ApnsError; what is wrong there never stops Android."""
 
@@ -124,6 +127,7 @@ class Prepared(Quiet, frozen=True):
 
 class Fcm(Provider):
     soonest = _SOONEST
+    ramp = _RAMP
 
     def __init__(
         self,
@@ -167,11 +171,11 @@ class Fcm(Provider):
         outcome = _judge(response, error)
         asked = answers.retry_after(response)
         if isinstance(outcome, Throttled) and error.device_quota:
-            outcome = Retry(outcome.reason, after=outcome.after)
+            outcome = Retry(outcome.reason, after=outcome.after, device=True)
         if isinstance(outcome, Throttled):
             return outcome if asked is None else Throttled(outcome.reason, after=max(asked, 1.0))
         if isinstance(outcome, Retry):
-            return Retry(outcome.reason, after=max(asked or outcome.after or _SOONEST, _SOONEST))
+            outcome = replace(outcome, after=max(asked or outcome.after or _SOONEST, _SOONEST))
         return outcome
 
     def describe(self) -> str:
@@ -260,9 +264,9 @@ def _from_apns(response: Response, error: _Error) -> Outcome:
     reason = f"APNs: {error.apns_reason}"
     status = error.apns_status or response.status
     if status >= 500:
-        return Retry(reason)
+        return Retry(reason, device=True)
     if status == 429:
-        return Retry(reason, after=_QUOTA_PAUSE)
+        return Retry(reason, after=_QUOTA_PAUSE, device=True)
     if status == 413:
         return TooLarge(reason)
     if error.apns_status == 410:

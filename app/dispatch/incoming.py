@@ -1,4 +1,4 @@
-"""Messages that came with a webhook: claimed, planned a slice at a time, handed to the lanes."""
+"""Messages that came with a webhook: claimed, planned a slice at a time, handed to the senders."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import structlog
 from app import metrics
 from app.clock import now_ms
 from app.dispatch import steps
-from app.dispatch.lane import SLICE
+from app.dispatch.sender import SLICE
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import Progress, parse
 from app.events import STATUS, BadEvent
-from app.intake import BULK_LANE, NORMAL_LANE
+from app.intake import BULK_LANE, NORMAL_LANE, NOW_LANE
+from app.model import Lane
 from app.store import inbox
 from app.store.rows import Event
 
 log = structlog.get_logger()
 
-CLAIM = {NORMAL_LANE: (500, 4_000), BULK_LANE: (8, 200_000)}
+CLAIM = {NOW_LANE: (500, 4_000), NORMAL_LANE: (500, 4_000), BULK_LANE: (8, 200_000)}
 """Calls claimed at once, and their weight."""
 
 Slice = list[tuple[Progress, Sequence[str]]]
@@ -36,6 +37,7 @@ class Incoming:
         self._shared = shared
         self._settler = settler
         self._lane = lane
+        self._sends = Lane[lane.upper()]
 
     async def run(self) -> None:
         lane = self._lane
@@ -51,22 +53,22 @@ class Incoming:
             if taken.went_offline:
                 self._shared.wake["held"].set()
             if taken.claimed:
-                await self._plan(taken.claimed, lane == BULK_LANE)
+                await self._plan(taken.claimed)
             elif not taken.more:
                 await self._shared.wait(lane, POLL)
 
-    async def _plan(self, claimed: Sequence[Event], bulk: bool) -> None:
+    async def _plan(self, claimed: Sequence[Event]) -> None:
         started = [progress for event in claimed if (progress := await self._start(event)) is not None]
         for batch in _slices(started):
-            while any(lane.worth_waiting(now_ms()) for lane in self._shared.lanes.values()):
+            while any(sender.worth_waiting(self._sends, now_ms()) for sender in self._shared.senders.values()):
                 self._shared.room.clear()
                 await self._wait_for_room()
             try:
-                await self._plan_slice(batch, bulk)
+                await self._plan_slice(batch)
             except Exception:
                 # A fault of ours in one message must not keep the others from being sent.
                 log.exception("planning failed", action="plan", event_ids=[p.parsed.event_id for p, _ in batch])
-                await self._isolate(batch, bulk)
+                await self._isolate(batch)
         for progress in started:
             progress.planned = True
             self._settler.finish(progress)
@@ -76,11 +78,11 @@ class Incoming:
             async with asyncio.timeout(0.25):
                 await self._shared.room.wait()
 
-    async def _isolate(self, batch: Slice, bulk: bool) -> None:
+    async def _isolate(self, batch: Slice) -> None:
         """Plan the messages of a batch that failed one by one; the one that fails again is given back in the end."""
         for progress, uids in batch:
             try:
-                await self._plan_slice([(progress, uids)], bulk)
+                await self._plan_slice([(progress, uids)])
             except Exception:
                 log.exception("planning failed", action="plan", event_id=progress.parsed.event_id)
                 progress.failed = True
@@ -120,12 +122,12 @@ class Incoming:
 
         await self._shared.write(write)
 
-    async def _plan_slice(self, batch: Slice, bulk: bool) -> None:
+    async def _plan_slice(self, batch: Slice) -> None:
         pairs = [(progress.parsed, uids) for progress, uids in batch]
         known = await self._shared.read(lambda: steps.look_up(self._shared.db, pairs, decided=True))
         now = now_ms()
         renderer = self._shared.renderer()
-        jobs, rows, repeats = steps.plan_new(batch, known, self._shared.rules, renderer, bulk, now)
+        jobs, rows, repeats = steps.plan_new(batch, known, self._shared.rules, renderer, now)
         if repeats:
             metrics.DUPLICATES.inc(repeats)
         for row in rows:

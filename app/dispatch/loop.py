@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import structlog
 from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.incoming import Incoming
-from app.dispatch.lane import Lane
+from app.dispatch.sender import Answers, Sender
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, Shared
 from app.dispatch.steps import Rules
@@ -55,8 +56,8 @@ class Dispatcher:
     ) -> None:
         self._shared = Shared(database, providers, rules, limits, owner, PARTS)
         self._settler = Settler(self._shared)
-        self._shared.lanes = {
-            name: Lane(provider, limits, self._settler.settled, self._shared.room.set)
+        self._shared.senders = {
+            name: Sender(provider, limits, self._settler.settled, self._shared.room.set)
             for name, provider in providers.items()
         }
         self._waiting = Waiting(self._shared, self._settler, ask)
@@ -111,7 +112,7 @@ class Dispatcher:
         for task in parts:
             task.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
-        await asyncio.gather(*(lane.stop(GRACE) for lane in self._shared.lanes.values()))
+        await asyncio.gather(*(sender.stop(GRACE) for sender in self._shared.senders.values()))
         self._settler.end()
         await asyncio.gather(settler, return_exceptions=True)
         await self._settler.flush()
@@ -167,30 +168,37 @@ class Dispatcher:
     def health(self) -> dict[str, Any]:
         """How the providers are, and what became of pushes since the start; for `GET /admin/v1/stats`."""
         now = now_ms()
-        providers = {}
-        for name, lane in self._shared.lanes.items():
-            outcomes = {outcome: n for (provider, outcome), n in self._settler.tally.items() if provider == name}
-            sent = outcomes.get(Outcome.SENT, 0)
-            final = sum(n for outcome, n in outcomes.items() if outcome in _FAILED)
-            paused = lane.pause
-            providers[name] = {
-                "state": "ok" if paused is None else "paused" if now < paused.until else "probing",
-                "reason": "" if paused is None else paused.reason,
-                "sent": sent,
-                "failed": final,
-                "retried": outcomes.get(Outcome.RETRYING, 0),
-                "inflight": lane.inflight,
-                "queued": lane.queued,
-                "mean_answer_ms": round(1000 * lane.counts.seconds / lane.counts.answers, 1)
-                if lane.counts.answers
-                else None,
-            }
+        providers = {name: self._provider_health(name, sender, now) for name, sender in self._shared.senders.items()}
         users = {outcome: n for (provider, outcome), n in self._settler.tally.items() if provider == ""}
         return {
             "started_at": self._started,
             "providers": providers,
             "suppressed": users.get(Outcome.SUPPRESSED, 0),
             "skipped": users.get(Outcome.SKIPPED, 0),
+        }
+
+    def _provider_health(self, name: str, sender: Sender, now: int) -> dict[str, Any]:
+        outcomes = {outcome: n for (provider, outcome), n in self._settler.tally.items() if provider == name}
+        pause, answers = sender.pause, sender.answers
+        return {
+            "state": "ok" if pause is None else "paused" if now < pause.until else "probing",
+            "reason": "" if pause is None else pause.reason,
+            "paused_since": None if pause is None else sender.paused_since,
+            "next_probe_at": None if pause is None else pause.until,
+            "sent": outcomes.get(Outcome.SENT, 0),
+            "failed": sum(n for outcome, n in outcomes.items() if outcome in _FAILED),
+            "retried": outcomes.get(Outcome.RETRYING, 0),
+            "reasons": self._settler.reasons.get(name, {}),
+            "inflight": sender.inflight,
+            "queued": sender.queued,
+            "mean_answer_ms": round(1000 * answers.seconds / answers.count, 1) if answers.count else None,
+            "answers": {
+                "le": Answers.BOUNDS,
+                "counts": list(accumulate(answers.counts[:-1])),
+                "count": answers.count,
+                "sum": answers.seconds,
+            },
+            "token_refreshes": sender.provider.credential.renewals if sender.provider.credential else 0,
         }
 
     async def _tidy(self) -> None:

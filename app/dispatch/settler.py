@@ -19,15 +19,21 @@ log = structlog.get_logger()
 
 GATHER, ENOUGH = 0.02, 500
 """Seconds that rows gather before they are written, unless there are enough of them."""
+REASONS = 30
+"""Reasons counted for one outcome of a provider; a vendor may make up any number."""
 EVENT_TRIES = 5
 """Times that planning one event may fail before it is set aside."""
 
 
 class Settler:
-    """Collects outcomes and settles them. `tally`: outcomes since the start by (provider, outcome)."""
+    """Collects outcomes and settles them.
+
+    tally: outcomes since the start by (provider, outcome). reasons: how often by provider, outcome and reason.
+    """
 
     def __init__(self, shared: Shared) -> None:
         self.tally: dict[tuple[str, str], int] = {}
+        self.reasons: dict[str, dict[str, dict[str, int]]] = {}
         self._shared = shared
         self._batch = Batch()
         self._some = asyncio.Event()
@@ -85,7 +91,14 @@ class Settler:
         self._batch.add(row, event_id)
         key = (row.provider, row.outcome.value)
         self.tally[key] = self.tally.get(key, 0) + 1
+        if row.reason:
+            self._note_reason(row)
         self._some.set()
+
+    def _note_reason(self, row: Delivery) -> None:
+        reasons = self.reasons.setdefault(row.provider, {}).setdefault(row.outcome.value, {})
+        reason = row.reason if row.reason in reasons or len(reasons) < REASONS else "other"
+        reasons[reason] = reasons.get(reason, 0) + 1
 
     def finish(self, progress: Progress) -> None:
         """Settle the event itself when all of it is planned and nothing of it is under way."""
@@ -136,13 +149,4 @@ class Settler:
             grown = count - self._reported.get((provider, outcome), 0)
             if grown:
                 metrics.OUTCOMES.labels(provider, outcome).inc(grown)
-        for name, lane in self._shared.lanes.items():
-            for what, counter, value in (
-                ("#answers", metrics.ANSWERS, lane.counts.answers),
-                ("#seconds", metrics.ANSWER_SECONDS, lane.counts.seconds),
-            ):
-                grown_by = value - self._reported.get((name, what), 0)
-                if grown_by:
-                    counter.labels(name).inc(grown_by)
-                current[(name, what)] = value
         self._reported = current

@@ -1,4 +1,4 @@
-"""What the parts of one dispatcher share: the database and its threads, the lanes, who wakes whom."""
+"""What the parts of one dispatcher share: the database and its threads, the senders, who wakes whom."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
-from app.dispatch.lane import Lane
+from app.dispatch.sender import Sender
 from app.dispatch.steps import Renderer, Rules
 from app.dispatch.work import Job
+from app.model import Lane
 from app.settle import Limits
 from app.store.dialect import Database
 from providers.kit.base import Provider
@@ -26,7 +27,7 @@ POLL = 1.0
 
 
 class Shared:
-    """Made once a dispatcher, before its parts. `lanes` are put in when the settler exists."""
+    """Made once a dispatcher, before its parts. `senders` are put in when the settler exists."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class Shared:
         self.rules = rules
         self.limits = limits
         self.owner = owner
-        self.lanes: dict[str, Lane] = {}
+        self.senders: dict[str, Sender] = {}
         self.room = asyncio.Event()
         self.wake = {name: asyncio.Event() for name in parts}
         self._reads = ThreadPoolExecutor(1, "reads")
@@ -76,13 +77,13 @@ class Shared:
         return Renderer(self.rules, self.providers)
 
     def submit(self, jobs: Sequence[Job], now: int) -> None:
-        """Hand pushes to their lanes; those that a lane has no room for wait in the database."""
-        by_lane: dict[str, list[Job]] = {}
+        """Hand pushes to their senders; those that there is no room for wait in the database."""
+        by_lane: dict[tuple[str, Lane], list[Job]] = {}
         for job in jobs:
-            by_lane.setdefault(job.device.provider, []).append(job)
-        for name, some in by_lane.items():
-            lane = self.lanes[name]
-            room = max(0, lane.room(now))
-            lane.submit(some[:room], now)
+            by_lane.setdefault((job.device.provider, job.lane), []).append(job)
+        for (name, lane), some in by_lane.items():
+            sender = self.senders[name]
+            room = max(0, sender.room(lane, now))
+            sender.submit(some[:room], now)
             for job in some[room:]:
-                lane.overflow(job, now)
+                sender.overflow(job, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from app import events, plan, presence, render
 from app.dispatch.work import Batch, Job, Known, Parsed, Progress
 from app.intake import STATUS_LANE
-from app.model import Connections, Decision, Device, Hold, Outcome, Push, Settings, Skip
+from app.model import Connections, Decision, Device, Hold, Lane, Outcome, Push, Settings, Skip
 from app.store import deliveries, devices, inbox, people
 from app.store import presence as presence_store
 from app.store.dialect import Database, Transaction
@@ -53,8 +54,13 @@ def take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: in
         released, bad = _apply(connection, waiting, rules.policy, now)
         if len(waiting) == STATUS_CALLS:
             return Take([], True, released, bad)
-        claimed = inbox.claim(connection, lane, limit, weight, owner, now, lease)
+        claimed = inbox.claim(connection, lane, limit, weight, owner, now, lease, any_channel())
     return Take(claimed, False, released, bad)
+
+
+def any_channel() -> int:
+    """Where the turns begin when more waits than is claimed."""
+    return random.randrange(-(2**63), 2**63)
 
 
 def _apply(connection: Transaction, calls: Sequence[Event], policy: plan.Policy, now: int) -> tuple[int, int]:
@@ -142,7 +148,6 @@ def plan_new(
     known: Known,
     rules: Rules,
     renderer: Renderer,
-    bulk: bool,
     now: int,
 ) -> tuple[list[Job], list[Delivery], int]:
     """Decide for recipients of a webhook: the pushes, the outcomes of the rest, and how many were repeats."""
@@ -166,7 +171,8 @@ def plan_new(
                     elif decision.device.provider not in renderer.providers:
                         rows.append(_device_row(parsed, decision.device, Outcome.REJECTED, "provider_unknown", now))
                     elif made := renderer.prepared(parsed, decision.device, known):
-                        jobs.append(Job(parsed, decision.device, *made, progress, 0, 0, parsed.received_at, bulk))
+                        lane = parsed.lane(uid)
+                        jobs.append(Job(parsed, decision.device, *made, progress, 0, 0, parsed.received_at, lane))
                     else:
                         rows.append(_device_row(parsed, decision.device, Outcome.DEAD, UNRENDERED, now))
                 else:
@@ -299,6 +305,9 @@ def release(
                     at=now,
                     due_at=now + lease,
                     event_id=parsed.event_id,
+                    lane=parsed.lane(held.uid),
+                    channel=parsed.channel,
+                    expires_at=parsed.expires_at,
                 )
                 for device in owned
             ]
@@ -323,7 +332,7 @@ def plan_due(
         elif now > row.first_at + max_age:
             settled.append(ended(row, Outcome.DEAD, row.reason or "too old", now, parsed.event_id))
         elif made := renderer.prepared(parsed, device, known):
-            jobs.append(Job(parsed, device, *made, None, row.id, row.attempts, row.first_at))
+            jobs.append(Job(parsed, device, *made, None, row.id, row.attempts, row.first_at, Lane(row.lane)))
         else:
             settled.append(ended(row, Outcome.DEAD, UNRENDERED, now, parsed.event_id))
     return jobs, settled

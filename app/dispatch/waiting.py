@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 
 import structlog
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import Known, Parsed, parse
-from app.model import Connections, Outcome, Recipients
+from app.model import Connections, Lane, Outcome, Recipients
 from app.store import deliveries, inbox
 from app.store.rows import Delivery, Event
 
@@ -32,6 +33,8 @@ SILENCE = 5_000
 """Milliseconds for which a server that gave no answer is not asked again."""
 REMEMBERED = 600_000
 """Milliseconds for which it is remembered who was asked about."""
+HELD_LANE = Lane.NOW
+"""That of every row that waits for a user, whatever its pushes will be."""
 _NO_RECIPIENTS = Recipients(())
 
 
@@ -51,12 +54,12 @@ class Waiting:
     async def run_due(self) -> None:
         while True:
             worked = False
-            for name, lane in self._shared.lanes.items():
-                room = min(MOST, lane.room(now_ms()))
+            for (name, sender), lane in product(self._shared.senders.items(), Lane):
+                room = min(MOST, sender.room(lane, now_ms()))
                 if room > 0:
-                    worked |= await self._take_up(name, room)
+                    worked |= await self._take_up(name, lane, room)
             if not worked:
-                await self._shared.wait("due", await self._until_due(self._shared.lanes))
+                await self._shared.wait("due", await self._until_due(self._shared.senders))
 
     async def _until_due(self, providers: Iterable[str]) -> float:
         def read() -> int | None:
@@ -66,8 +69,8 @@ class Waiting:
         due = await self._shared.read(read)
         return POLL if due is None else min(POLL, max(0.05, (due - now_ms()) / 1000))
 
-    async def _take_up(self, provider: str, limit: int) -> bool:
-        rows = await self._claim(provider, limit)
+    async def _take_up(self, provider: str, lane: Lane, limit: int) -> bool:
+        rows = await self._claim(provider, lane, limit)
         if not rows:
             return False
         pairs = await self._with_events(rows)
@@ -79,20 +82,22 @@ class Waiting:
         return await self._shared.read(lambda: steps.look_up(self._shared.db, batch, decided=False))
 
     def _send(self, pushes: Sequence[tuple[Delivery, Parsed]], known: Known, now: int) -> None:
-        """Hand pushes that this dispatcher holds to their lanes, and settle those that are past sending."""
+        """Hand pushes that this dispatcher holds to their senders, and settle those that are past sending."""
         jobs, settled = steps.plan_due(pushes, known, self._shared.renderer(), self._shared.limits.max_age, now)
         for row in settled:
             self._settler.add(row, row.event_id or 0)
         self._shared.submit(jobs, now)
 
-    async def _claim(self, provider: str, limit: int) -> list[Delivery]:
+    async def _claim(self, provider: str, lane: Lane, limit: int) -> list[Delivery]:
+        owner, start = self._shared.owner, steps.any_channel()
+
         def write() -> list[Delivery]:
             with self._shared.db.write() as connection:
-                return deliveries.claim_due(connection, provider, limit, self._shared.owner, now_ms(), LEASE)
+                return deliveries.claim_due(connection, provider, lane, limit, owner, now_ms(), LEASE, start)
 
         def read() -> bool:
             with self._shared.db.read() as connection:
-                due = deliveries.next_due(connection, [provider], self._shared.owner)
+                due = deliveries.next_due(connection, [provider], owner, [lane])
                 return due is not None and due <= now_ms()
 
         return await self._shared.write(write) if await self._shared.read(read) else []
@@ -126,7 +131,7 @@ class Waiting:
 
     async def run_held(self) -> None:
         while True:
-            rows = await self._claim("", MOST)
+            rows = await self._claim("", HELD_LANE, MOST)
             if rows:
                 await self._decide_held(rows)
             else:

@@ -10,15 +10,19 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from app import events
-from app.intake import TEST, TestPush
-from app.model import Connections, Content, Device, Message, Names, Outcome, Recipients, Settings
+from app import events, plan
+from app.intake import BULK_FROM, TEST, TestPush
+from app.model import Connections, Content, Device, Lane, Message, Names, Outcome, Recipients, Settings
 from app.store.rows import Delivery, Drop, Event
 from providers.kit.base import Notice
 
 
 class Parsed(Struct, frozen=True, kw_only=True):
-    """One event as it is worked on. `words`: title and body of a test push, which nobody wrote."""
+    """One event as it is worked on.
+
+    words: title and body of a test push, which nobody wrote. channel: Message.channel_key.
+    bulk: it is for a great many people.
+    """
 
     event_id: int
     received_at: int
@@ -27,6 +31,22 @@ class Parsed(Struct, frozen=True, kw_only=True):
     content: Content
     recipients: Recipients
     words: tuple[str, str] | None = None
+    channel: int = 0
+    bulk: bool = False
+
+    @property
+    def expires_at(self) -> int | None:
+        """UNIX milliseconds after which nobody wants the message; None = never."""
+        at = self.message.expires_at
+        return None if at is None else min(at * 1000, _FAR)
+
+    def lane(self, uid: str) -> Lane:
+        """Which pushes those for this recipient go ahead of."""
+        return Lane.NOW if self.words is not None else plan.lane(self.message, self.content, uid, self.bulk)
+
+
+_FAR = 2**62
+"""What a column holds."""
 
 
 def parse(event: Event) -> Parsed:
@@ -50,6 +70,8 @@ def parse(event: Event) -> Parsed:
         message=replace(message, payload=b""),
         content=events.content(message.payload),
         recipients=recipients,
+        channel=message.channel_key,
+        bulk=len(recipients.uids) > BULK_FROM,
     )
 
 
@@ -98,7 +120,12 @@ class Job:
     row_id: int = 0
     attempts: int = 0
     first_at: int = 0
-    bulk: bool = False
+    lane: Lane = Lane.NORMAL
+
+    @property
+    def order(self) -> tuple[str, str, int]:
+        """What this push must not overtake: earlier ones to the same device in the same conversation."""
+        return self.device.uid, self.device.device_id, self.parsed.channel
 
     def row(self, outcome: Outcome, now: int, reason: str = "", **more: Any) -> Delivery:
         """The trace of this push."""
@@ -115,6 +142,9 @@ class Job:
             first_at=self.first_at,
             at=now,
             latency_ms=max(0, now - self.first_at),
+            lane=self.lane,
+            channel=self.parsed.channel,
+            expires_at=self.parsed.expires_at,
             **more,
         )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, select, update
 
-from app.model import Outcome
+from app.model import Lane, Outcome
 from app.store import dialect, inbox, keys
 from app.store.rows import Delivery
 from app.store.schema import deliveries
+from app.store.turns import FIRST, first_of_channels
 
 _COLUMNS = (
     "message_id",
@@ -27,7 +29,16 @@ _COLUMNS = (
     "latency_ms",
     "due_at",
     "event_id",
+    "lane",
+    "channel",
+    "expires_at",
 )
+_SETTLED = tuple(
+    name
+    for name in _COLUMNS
+    if name not in ("message_id", "uid", "device_id", "source", "lane", "channel", "expires_at")
+)
+"""What settling a row may change."""
 _SELECT = select(*(deliveries.c[name] for name in _COLUMNS), deliveries.c.id)
 
 
@@ -69,6 +80,9 @@ def _values(row: Delivery) -> tuple[Any, ...]:
         row.latency_ms,
         row.due_at,
         row.event_id,
+        row.lane,
+        row.channel,
+        row.expires_at,
     )
 
 
@@ -76,48 +90,69 @@ def update_held_by(connection: Connection, rows: Sequence[Delivery], owner: str)
     """Settle rows that `owner` claimed, and let go of them; how many those were. Rows it no longer holds stay."""
     if not rows:
         return 0
-    changed = [name for name in _COLUMNS if name not in ("message_id", "uid", "device_id", "source")]
     statement = (
         update(deliveries)
         .where(deliveries.c.id == bindparam("row_id"), deliveries.c.owner == owner)
-        .values({**{name: bindparam(f"new_{name}") for name in changed}, "owner": None})
+        .values({**{name: bindparam(f"new_{name}") for name in _SETTLED}, "owner": None})
     )
     values = []
     for row in rows:
         stored = dict(zip(_COLUMNS, _values(row), strict=True))
-        values.append({"row_id": row.id, **{f"new_{name}": stored[name] for name in changed}})
+        values.append({"row_id": row.id, **{f"new_{name}": stored[name] for name in _SETTLED}})
     return connection.execute(statement, values).rowcount
 
 
-def claim_due(connection: Connection, provider: str, limit: int, owner: str, now: int, lease: int) -> list[Delivery]:
-    """Claim rows of one provider that are due; "" has those that wait for a user and not for a device.
+def claim_due(
+    connection: Connection, provider: str, lane: int, limit: int, owner: str, now: int, lease: int, start: int = FIRST
+) -> list[Delivery]:
+    """Claim rows of one provider and lane that are due; "" has those that wait for a user and not for a device.
 
-    Rows that `owner` holds already are under way, however late it is in renewing its lease.
+    Rows that `owner` holds already are under way, however late it is in renewing its lease. Where more are due than
+    may be claimed, every channel has its turn, from `start` on; and what is worth nothing after a time goes first,
+    the newest of it before what will be too late anyway.
     """
-    query = (
-        _SELECT.where(deliveries.c.provider == provider, deliveries.c.due_at <= now)
-        .where(deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
-        .order_by(deliveries.c.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    rows = connection.execute(query).all()
+    in_lane = (deliveries.c.provider == provider, deliveries.c.lane == lane)
+    free = (deliveries.c.due_at <= now, deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
+    query = _SELECT.where(*in_lane, *free)
+    oldest = query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit).with_for_update(skip_locked=True)
+    rows = list(connection.execute(oldest).all())
+    if len(rows) == limit:
+        ahead = query.where(deliveries.c.id.in_(_ahead(connection, in_lane, free, limit, now, start)))
+        rows = list({row.id: row for row in [*connection.execute(ahead).all(), *rows]}.values())[:limit]
+    rows.sort(key=lambda row: row.id)  # as they were planned
     for some in dialect.chunks([row.id for row in rows]):
         mine = deliveries.c.id.in_(some)
         connection.execute(update(deliveries).where(mine).values(owner=owner, due_at=now + lease))
     return _deliveries(connection, rows)
 
 
-def next_due(connection: Connection, providers: Iterable[str], owner: str) -> int | None:
-    """When the next row of these providers is due that `owner` does not hold already.
+_Conditions = Sequence[ColumnElement[bool]]
+
+
+def _ahead(
+    connection: Connection, in_lane: _Conditions, free: _Conditions, limit: int, now: int, start: int
+) -> list[int]:
+    """What goes ahead of the oldest: a quarter of what will be worth nothing soon, and the first of each channel."""
+    expiring = select(deliveries.c.id).where(*in_lane, *free, deliveries.c.expires_at > now)
+    newest = expiring.order_by(deliveries.c.first_at.desc()).limit(limit // 4)
+    channels = first_of_channels(
+        connection, deliveries.c.channel, deliveries.c.id, in_lane, free, start, max(1, limit // 2)
+    )
+    return [*connection.execute(newest).scalars(), *(row_id for _, row_id in channels)]
+
+
+def next_due(
+    connection: Connection, providers: Iterable[str], owner: str, lanes: Iterable[int] = tuple(Lane)
+) -> int | None:
+    """When the next row of these providers and lanes is due that `owner` does not hold already.
 
     One that another process holds is due when its lease ends: that process may be dead.
     """
     times = []
-    for provider in providers:
+    for provider, lane in product(providers, lanes):
         query = (
             select(deliveries.c.due_at)
-            .where(deliveries.c.provider == provider, deliveries.c.due_at.is_not(None))
+            .where(deliveries.c.provider == provider, deliveries.c.lane == lane, deliveries.c.due_at.is_not(None))
             .where(deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
             .order_by(deliveries.c.due_at)
             .limit(1)

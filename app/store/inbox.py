@@ -8,11 +8,12 @@ from secrets import token_bytes
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
 
 from app.store import dialect
 from app.store.rows import Event
 from app.store.schema import FAILED, NEW, PLANNED, deliveries, events
+from app.store.turns import FIRST, first_of_channels
 
 
 class Arrival(Struct, frozen=True):
@@ -20,6 +21,7 @@ class Arrival(Struct, frozen=True):
 
     once: whether a byte-identical call that still lies in the inbox makes this one a repeat.
     lane: which share of the dispatcher it is planned from. weight: about how many elements it holds.
+    channel: the conversation that it takes its turn with.
     """
 
     kind: str
@@ -28,6 +30,7 @@ class Arrival(Struct, frozen=True):
     lane: str
     weight: int
     once: bool
+    channel: int = 0
 
 
 def put(connection: Connection, arrivals: Sequence[Arrival]) -> int:
@@ -48,6 +51,7 @@ def _row(arrival: Arrival) -> dict[str, Any]:
         "received_at": arrival.received_at,
         "not_before": 0,
         "attempts": 0,
+        "channel": arrival.channel,
     }
 
 
@@ -65,34 +69,62 @@ def waiting(connection: Connection, lane: str, limit: int) -> list[Event]:
 
 def has_work(connection: Connection, lanes: Sequence[str], now: int) -> bool:
     """Whether a call of these lanes could be claimed now."""
-    free = or_(events.c.owner.is_(None), events.c.lease_until < now)
-    query = select(events.c.id).where(events.c.state == NEW, events.c.lane.in_(lanes), events.c.not_before <= now, free)
+    query = select(events.c.id).where(events.c.state == NEW, events.c.lane.in_(lanes), _free(now))
     return connection.execute(query.limit(1)).first() is not None
 
 
 def claim(
-    connection: Connection, lane: str, limit: int, most_weight: int, owner: str, now: int, lease: int
+    connection: Connection,
+    lane: str,
+    limit: int,
+    most_weight: int,
+    owner: str,
+    now: int,
+    lease: int,
+    start: int = FIRST,
 ) -> list[Event]:
-    """Claim the oldest free calls of a lane until `now + lease`: at most `limit`, or `most_weight` after the first."""
-    free = or_(events.c.owner.is_(None), events.c.lease_until < now)
-    query = (
-        select(events.c.id, events.c.weight + func.length(events.c.body) / 64)
-        .where(events.c.state == NEW, events.c.lane == lane, events.c.not_before <= now, free)
-        .order_by(events.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+    """Claim free calls of a lane until `now + lease`: at most `limit`, or `most_weight` after the first.
+
+    The oldest; where there are more, every channel has its turn. start: the channel that is first then, at random.
+    """
     ids: list[int] = []
     total = 0
-    for event_id, weight in connection.execute(query):
+    for event_id, weight in _next(connection, lane, limit, now, start):
         total += int(weight)
         if ids and total > most_weight:
             break
         ids.append(event_id)
     if not ids:
         return []
-    connection.execute(update(events).where(events.c.id.in_(ids)).values(owner=owner, lease_until=now + lease))
+    mine = and_(events.c.id.in_(ids), _free(now))
+    connection.execute(update(events).where(mine).values(owner=owner, lease_until=now + lease))
     return _load(connection, ids)
+
+
+def _free(now: int) -> ColumnElement[bool]:
+    unclaimed = or_(events.c.owner.is_(None), events.c.lease_until < now)
+    return and_(events.c.not_before <= now, unclaimed)
+
+
+def _next(connection: Connection, lane: str, limit: int, now: int, start: int) -> list[tuple[int, int]]:
+    """(id, cost) of the calls to claim, what is most due first."""
+    in_lane = (events.c.state == NEW, events.c.lane == lane)
+    columns = select(events.c.id, events.c.weight + func.length(events.c.body) / 64)
+    oldest = columns.where(*in_lane, _free(now)).order_by(events.c.id).limit(limit).with_for_update(skip_locked=True)
+    rows = [(event_id, weight) for event_id, weight in connection.execute(oldest)]
+    if len(rows) < limit:
+        return rows
+    firsts = first_of_channels(
+        connection, events.c.channel, events.c.id, in_lane, [_free(now)], start, max(1, limit // 2)
+    )
+    known = dict(rows)
+    missing = [event_id for _, event_id in firsts if event_id not in known]
+    for some in dialect.chunks(missing):
+        known.update(
+            (event_id, weight) for event_id, weight in connection.execute(columns.where(events.c.id.in_(some)))
+        )
+    order = dict.fromkeys([event_id for _, event_id in firsts] + [event_id for event_id, _ in rows])
+    return [(event_id, known[event_id]) for event_id in list(order)[:limit]]
 
 
 def load(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:

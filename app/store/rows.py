@@ -23,6 +23,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     id: 0 for one that is not stored yet.
     due_at: when it is to be taken up again; None where the outcome is the last word.
     event_id: where the content is, as long as it may be needed.
+    lane: a model.Lane. channel: Message.channel_key. expires_at: when it is worth nothing any more; None = never.
     reason, provider_id: cut to what the columns hold.
     """
 
@@ -40,6 +41,9 @@ class Delivery(Struct, frozen=True, kw_only=True):
     latency_ms: int = 0
     due_at: int | None = None
     event_id: int | None = None
+    lane: int = 0
+    channel: int = 0
+    expires_at: int | None = None
     id: int = 0
 
 

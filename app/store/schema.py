@@ -98,7 +98,7 @@ Index(
     deliveries.c.provider,
     deliveries.c.lane,
     deliveries.c.channel,
-    deliveries.c.due_at,
+    deliveries.c.id,
     sqlite_where=_WAITING,
     postgresql_where=_WAITING,
 )

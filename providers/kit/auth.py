@@ -30,6 +30,7 @@ class SignedToken:
         self._sign = sign
         self._lifetime = lifetime
         self._now = now
+        self.renewals = 0
         self._header = ""
         self._signed_at = 0.0
         self._refused_at = float("-inf")
@@ -53,6 +54,7 @@ class SignedToken:
     def _mint(self) -> None:
         self._signed_at = self._now()
         self._header = self._sign()
+        self.renewals += 1
 
 
 class FetchedToken:
@@ -68,6 +70,7 @@ class FetchedToken:
     def __init__(self, fetch: Callable[[], tuple[str, float]], now: Clock = time.time) -> None:
         self._fetch = fetch
         self._now = now
+        self.renewals = 0
         self._header = ""
         self._renew_at = 0.0
         self._expires_at = 0.0
@@ -121,6 +124,7 @@ class FetchedToken:
             self._failed(Unreachable("the token endpoint answered no token"))
         else:
             now = self._now()
+            self.renewals += 1
             self._header, self._failure, self._failures = header, None, 0
             self._wait_until = float("-inf")
             self._expires_at = max(expires_at, now + _SHORTEST_LIFE)

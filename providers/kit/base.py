@@ -87,11 +87,16 @@ class Delivered(Struct, frozen=True):
 
 
 class Retry(Struct, frozen=True):
-    """Not this time. `after`: seconds the vendor asked for. `reconnect`: this connection is not to be trusted."""
+    """Not this time.
+
+    after: seconds the vendor asked for. reconnect: this connection is not to be trusted.
+    device: it is about this one device, and says nothing of the vendor.
+    """
 
     reason: str
     after: float | None = None
     reconnect: bool = False
+    device: bool = False
 
 
 class Throttled(Struct, frozen=True):
@@ -167,7 +172,12 @@ class Send(Protocol):
 
 
 class Credential(Protocol):
-    """What a provider authenticates with. Renewal happens away from the send path."""
+    """What a provider authenticates with. Renewal happens away from the send path.
+
+    renewals: how often a header was got.
+    """
+
+    renewals: int
 
     @property
     def header(self) -> str:
@@ -194,6 +204,7 @@ class Provider(ABC):
     local: sends in place of the HTTP client where there is no transport; exactly one of the two is set.
     credential: None where the connection itself authenticates, or nothing does.
     soonest: seconds before a push is sent again that got no answer (Unreachable); what an answer says goes by `read`.
+    ramp: seconds in which sending grows to full speed after a pause, where the pause was not shorter.
     """
 
     name: str
@@ -201,6 +212,7 @@ class Provider(ABC):
     local: Send | None = None
     credential: Credential | None = None
     soonest: float = 0.0
+    ramp: float = 10.0
 
     @abstractmethod
     def prepare(self, notice: Notice, budget: int | None = None) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.dispatch import incoming, steps
-from app.dispatch.lane import LOCAL_CAPACITY
+from app.dispatch.sender import LOCAL_CAPACITY
 from app.store import deliveries, inbox
 from providers.kit.base import Delivered, Notice, TokenInvalid
 from tests.dispatch.conftest import Bridge, Gated, Stub
@@ -124,16 +124,16 @@ def test_runners_that_end_together_leave_no_job_behind(bridge: Bridge) -> None:
     async def scenario() -> None:
         good = Gated("good")
         async with bridge.running(good) as wait:
-            lane = bridge.dispatcher._shared.lanes["good"]
+            sender = bridge.dispatcher._shared.senders["good"]
             jobs: list[Any] = []
-            lane._on_settled = lambda job, _: jobs.append(job)
+            sender._on_settled = lambda job, _: jobs.append(job)
             bridge.message(*uids)
-            await wait(lambda: lane.inflight == LOCAL_CAPACITY)
+            await wait(lambda: sender.inflight == LOCAL_CAPACITY)
 
             async def one_more() -> None:
                 await good.gate.wait()
                 assert len(jobs) == LOCAL_CAPACITY
-                lane.submit(jobs[:1], 1)
+                sender.submit(jobs[:1], 1)
 
             last = asyncio.create_task(one_more())
             await asyncio.sleep(0)
@@ -175,14 +175,14 @@ def test_a_stop_waits_for_what_is_queued_to_be_written(bridge: Bridge) -> None:
     async def scenario() -> None:
         good, other_write = Gated("good"), threading.Event()
         async with bridge.running(good) as wait:
-            lane, settler = bridge.dispatcher._shared.lanes["good"], bridge.dispatcher._settler
+            sender, settler = bridge.dispatcher._shared.senders["good"], bridge.dispatcher._settler
             bridge.message("bob")
-            await wait(lambda: lane.inflight == 1)
+            await wait(lambda: sender.inflight == 1)
             bridge.dispatcher._shared._writes.submit(other_write.wait, 20)
             good.gate.set()
-            await wait(lambda: lane.inflight == 0 and not settler._batch)
+            await wait(lambda: sender.inflight == 0 and not settler._batch)
             bridge.dispatcher.stop()
-            await wait(lambda: lane._stopping)
+            await wait(lambda: sender._stopping)
             for _ in range(20):
                 await asyncio.sleep(0)
             other_write.set()

@@ -65,7 +65,7 @@ def test_a_test_push_rings_though_its_user_is_online(bridge: Bridge) -> None:
     bridge.statuses("bob-0-1-1-1-1")
     provider = Showing("p")
     push = msgspec.json.encode(intake.TestPush(1, "bob", "title", "words")).decode()
-    bridge._put(intake.TEST, push, intake.NORMAL_LANE)
+    bridge._put(intake.TEST, push, intake.NOW_LANE)
     asyncio.run(bridge.run(provider, until=lambda: bridge.outcomes() == {"bob": "sent"}))
     assert provider.shown == {"p-bob": "words"}
 
@@ -96,7 +96,7 @@ def test_messages_for_a_paused_provider_wait_in_the_database(bridge: Bridge) -> 
         provider = Stub("p", lambda _: Misconfigured("key"))
         async with bridge.running(provider) as wait:
             bridge.message("first")
-            await wait(lambda: bridge.dispatcher._shared.lanes["p"].pause is not None)
+            await wait(lambda: bridge.dispatcher._shared.senders["p"].pause is not None)
             bridge.message(*uids)
             await wait(lambda: len(bridge.outcomes()) == len(uids) + 1)
             assert set(bridge.outcomes().values()) == {"queued"}
@@ -182,5 +182,5 @@ def test_a_held_message_that_has_expired_does_not_ring() -> None:
 def test_who_has_an_outcome_gets_no_other(device_id: str) -> None:
     decided = known(decided={(7, "bob", device_id)})
     batch = [(Progress(parsed()), ["bob"])]
-    jobs, rows, repeats = steps.plan_new(batch, decided, RULES, Renderer(RULES, {"p": Stub("p")}), False, 1_000_000)
+    jobs, rows, repeats = steps.plan_new(batch, decided, RULES, Renderer(RULES, {"p": Stub("p")}), 1_000_000)
     assert (jobs, rows, repeats) == ([], [], 1)

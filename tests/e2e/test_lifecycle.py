@@ -112,7 +112,7 @@ def test_sigterm_leaves_no_process_and_loses_nothing(start: Callable[..., Servic
     service.outcome(first[0], "crash-0", "sent")
     standin.hold("apns")
     message_ids = first + fill(service, 500)
-    standin.wait(101, server="apns")
+    standin.wait(1 + PHONES, server="apns")
     standin.release("apns")
     assert service.stop() == 0
     assert service.pids() == []

@@ -160,7 +160,7 @@ ROWS: list[tuple[int, str, Outcome]] = [
     (410, "Unregistered", TokenInvalid("Unregistered")),
     (413, "PayloadTooLarge", TooLarge("PayloadTooLarge")),
     (429, "TooManyProviderTokenUpdates", Throttled("TooManyProviderTokenUpdates", after=60.0)),
-    (429, "TooManyRequests", Retry("TooManyRequests", after=60.0)),
+    (429, "TooManyRequests", Retry("TooManyRequests", after=60.0, device=True)),
     (500, "InternalServerError", Retry("InternalServerError", after=5.0, reconnect=True)),
     (503, "ServiceUnavailable", Retry("ServiceUnavailable", after=5.0)),
     (503, "Shutdown", Retry("Shutdown", after=5.0, reconnect=True)),
@@ -201,7 +201,7 @@ def test_the_time_of_death_is_kept() -> None:
 def test_retry_after_goes_before_our_own_figure() -> None:
     provider = apns.build("ios", config())
     limited = answer(429, {"reason": "TooManyRequests"}, retry_after="7")
-    assert provider.read(limited) == Retry("TooManyRequests", after=7.0)
+    assert provider.read(limited) == Retry("TooManyRequests", after=7.0, device=True)
     updates = answer(429, {"reason": "TooManyProviderTokenUpdates"}, retry_after="1200")
     assert provider.read(updates) == Throttled("TooManyProviderTokenUpdates", after=1200.0)
     for asked, after in (("2", 5.0), ("900", 900.0)):

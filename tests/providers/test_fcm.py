@@ -178,7 +178,7 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
     "device quota": (
         429,
         error("RESOURCE_EXHAUSTED", "x", fcm_error("QUOTA_EXCEEDED"), quota("device:abc")),
-        Retry("QUOTA_EXCEEDED", after=60.0),
+        Retry("QUOTA_EXCEEDED", after=60.0, device=True),
     ),
     "bare 429": (429, error("RESOURCE_EXHAUSTED"), Throttled("HTTP 429", after=60.0)),
     "internal": (500, error("INTERNAL", "x", fcm_error("INTERNAL")), Retry("INTERNAL", after=10.0)),
@@ -219,19 +219,23 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
     "apple: device limit": (
         429,
         error("", "", apns_error(429, "TooManyRequests")),
-        Retry("APNs: TooManyRequests", after=60.0),
+        Retry("APNs: TooManyRequests", after=60.0, device=True),
     ),
     "apple: device limit, as a quota": (
         429,
         error("RESOURCE_EXHAUSTED", "", fcm_error("QUOTA_EXCEEDED"), apns_error(429, "TooManyRequests")),
-        Retry("APNs: TooManyRequests", after=60.0),
+        Retry("APNs: TooManyRequests", after=60.0, device=True),
     ),
     "apple: new limit, without a status": (
         429,
         error("RESOURCE_EXHAUSTED", "", fcm_error("QUOTA_EXCEEDED"), apns_error(None, "New")),
-        Retry("APNs: New", after=60.0),
+        Retry("APNs: New", after=60.0, device=True),
     ),
-    "apple: without a word": (503, error("", "", apns_error(None, None)), Retry("APNs: no reason", after=10.0)),
+    "apple: without a word": (
+        503,
+        error("", "", apns_error(None, None)),
+        Retry("APNs: no reason", after=10.0, device=True),
+    ),
     "apple: topic": (
         401,
         error("UNAUTHENTICATED", "", fcm_error("THIRD_PARTY_AUTH_ERROR"), apns_error(None, "BadTopic")),
@@ -242,7 +246,7 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
         error("NOT_FOUND", "", fcm_error("UNREGISTERED"), apns_error(503, "Shutdown")),
         TokenInvalid("UNREGISTERED"),
     ),
-    "apple: down": (503, error("", "", apns_error(503, "Shutdown")), Retry("APNs: Shutdown", after=10.0)),
+    "apple: down": (503, error("", "", apns_error(503, "Shutdown")), Retry("APNs: Shutdown", after=10.0, device=True)),
     "apple: key": (
         400,
         error("", "", INVALID, apns_error(403, "BadEnvironmentKeyInToken")),

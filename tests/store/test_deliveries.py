@@ -14,7 +14,7 @@ from tests.store.kit import ME, NOW, OTHER, UIDS, delivery, one, planned, rows, 
 
 def claim(db: Connection, owner: str = ME, now: int = NOW, provider: str = "ios", limit: int = 100) -> list[Delivery]:
     """Claim with a lease of 1,000 ms."""
-    return deliveries.claim_due(db, provider, limit, owner, now, 1_000)
+    return deliveries.claim_due(db, provider, 0, limit, owner, now, 1_000)
 
 
 def test_every_field_comes_back(db: Connection) -> None:
@@ -117,7 +117,7 @@ def test_more_rows_than_fit_one_statement(db: Connection) -> None:
 def test_due_rows_are_claimed_once_in_their_order(db: Connection) -> None:
     stored(db, waiting("b", due_at=NOW - 1), waiting("c", due_at=NOW), waiting("a", due_at=NOW - 2))
     stored(db, waiting("later", due_at=NOW + 1), waiting("android", provider="android"), delivery("sent"))
-    assert [row.uid for row in claim(db, limit=2)] == ["a", "b"]
+    assert [row.uid for row in claim(db, limit=2)] == ["b", "a"], "those most due, as they were planned"
     assert [row.uid for row in claim(db, OTHER)] == ["c"]
     assert claim(db) == []
 

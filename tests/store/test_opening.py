@@ -64,7 +64,7 @@ def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -
             connection.exec_driver_sql(statement)
     with closing(open_database(tmp_path)) as database, database.write() as connection:
         assert bodies(claim(connection)) == [b"kept"]
-        (due,) = deliveries.claim_due(connection, "ios", 10, "me", now=5, lease=100)
+        (due,) = deliveries.claim_due(connection, "ios", 0, 10, "me", now=5, lease=100)
         assert (due.message_id, due.uid, due.due_at) == (7, "bob", 5)
         assert [device.token for device in devices.of_users(connection, ["bob"])["bob"]] == ["aabb"]
 

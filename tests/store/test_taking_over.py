@@ -17,17 +17,17 @@ def test_a_push_of_the_dead_is_known_to_be_due_when_its_lease_ends(db: Connectio
     """The others look here before they claim: a row that is not named is never taken over."""
     outcome = Outcome.RETRYING if provider else Outcome.HELD
     stored(db, waiting("u1", provider, provider=provider, outcome=outcome))
-    deliveries.claim_due(db, provider, 10, OTHER, NOW, LEASE)
+    deliveries.claim_due(db, provider, 0, 10, OTHER, NOW, LEASE)
     assert deliveries.next_due(db, [provider], ME) == NOW + LEASE
     assert deliveries.next_due(db, [provider], OTHER) is None
-    (row,) = deliveries.claim_due(db, provider, 10, ME, NOW + LEASE, LEASE)
+    (row,) = deliveries.claim_due(db, provider, 0, 10, ME, NOW + LEASE, LEASE)
     assert row.uid == "u1"
     assert deliveries.next_due(db, [provider], ME) is None
 
 
 def test_own_claims_do_not_hide_what_is_free(db: Connection) -> None:
     stored(db, waiting("mine"), waiting("free", due_at=NOW + 5 * LEASE))
-    deliveries.claim_due(db, "ios", 10, ME, NOW, LEASE)
+    deliveries.claim_due(db, "ios", 0, 10, ME, NOW, LEASE)
     assert deliveries.next_due(db, ["ios"], ME) == NOW + 5 * LEASE
 
 

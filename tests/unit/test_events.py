@@ -83,7 +83,7 @@ def test_a_wrong_field_is_named_and_nothing_of_the_body_is_kept(name: str, value
     with pytest.raises(BadEvent, match=rf"^{name}: found .+; allowed: ") as offline:
         events.offline(body(**{name: value}))
     with pytest.raises(BadEvent) as weight:
-        events.weight(events.OFFLINE, body(**{name: value}))
+        events.measure(events.OFFLINE, body(**{name: value}))
     assert str(weight.value) == str(offline.value)
 
 
@@ -96,13 +96,13 @@ def test_a_wrong_header_field_is_named(value: Any) -> None:
 @pytest.mark.parametrize("value", [0, True, 1.5, "a", [], {}])
 def test_a_wrong_compressed_list_is_named(value: Any) -> None:
     with pytest.raises(BadEvent, match=r"^compress_to_uids: "):
-        events.weight(events.OFFLINE, body(compress="gzip", compress_to_uids=value))
+        events.measure(events.OFFLINE, body(compress="gzip", compress_to_uids=value))
 
 
 @pytest.mark.parametrize("value", [0, True, 1.5, "a", [1], {}])
 def test_a_list_without_compress_is_not_looked_at(value: Any) -> None:
     given = body(compress_to_uids=value, to_uids=["u"])
-    assert events.weight(events.OFFLINE, given) == 1
+    assert events.measure(events.OFFLINE, given).weight == 1
     assert events.offline(given)[1].uids == ("u",)
 
 
@@ -131,7 +131,7 @@ def test_null_is_as_good_as_absent(name: str) -> None:
     ids=range(13),
 )
 def test_what_is_no_object_is_refused(document: bytes) -> None:
-    for call in (events.offline, lambda b: events.weight(events.OFFLINE, b)):
+    for call in (events.offline, lambda b: events.measure(events.OFFLINE, b)):
         with pytest.raises(BadEvent, match=r"^body: found .+; allowed: "):
             call(document)
 
@@ -140,7 +140,7 @@ def test_what_is_no_object_is_refused(document: bytes) -> None:
 @pytest.mark.parametrize("document", [b"", b"{}", b"null", b"[", b"[NaN]", b"\xff", b'"a-0-1"'])
 def test_what_is_no_array_is_refused(kind: str, document: bytes) -> None:
     with pytest.raises(BadEvent, match=r"^body: found .+; allowed: "):
-        events.weight(kind, document)
+        events.measure(kind, document)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_what_is_no_array_is_refused(kind: str, document: bytes) -> None:
 )
 def test_a_key_given_twice_is_named(document: bytes, key: str) -> None:
     with pytest.raises(BadEvent) as caught:
-        events.weight(events.OFFLINE, document)
+        events.measure(events.OFFLINE, document)
     assert str(caught.value) == f"body: found the key {key} twice; allowed: once"
     assert events.notify(b"[" + document + b',{"message_id":3}]') == ([Message(message_id=3)], 1)
 
 
 def test_a_key_given_twice_further_in_is_nobodys_business() -> None:
     inside = b'{"message_id":1,"x":{"a":1,"a":2},"y":[{"b":1,"b":2}]}'
-    assert events.weight(events.OFFLINE, inside) == 0
+    assert events.measure(events.OFFLINE, inside).weight == 0
     assert events.notify(b"[" + inside + b"]") == ([Message(message_id=1)], 0)
 
 
@@ -280,7 +280,7 @@ def test_any_body_is_parsed_or_refused(document: bytes) -> None:
         events.offline,
         events.notify,
         events.statuses,
-        *(lambda b, kind=kind: events.weight(kind, b) for kind in events.KINDS),
+        *(lambda b, kind=kind: events.measure(kind, b) for kind in events.KINDS),
     ):
         with suppress(BadEvent):
             assert call(document) is not None
@@ -375,8 +375,51 @@ def test_the_text_of_a_payload_is_bounded() -> None:
     assert events.content(text.encode()).text == "ä" * events.MAX_TEXT
 
 
+@pytest.mark.parametrize(
+    ("channel_type", "payload", "urgent"),
+    [
+        (1, {"type": 1}, True),
+        (2, {"type": 1}, False),
+        (2, {"type": 1, "mention": {"uids": ["bob"]}}, True),
+        (2, {"type": 1, "mention": {"all": 1}}, True),
+    ],
+)
+def test_what_somebody_may_be_waited_for_in_is_urgent(channel_type: int, payload: Any, urgent: bool) -> None:
+    given = body(channel_type=channel_type, payload=base64.b64encode(json.dumps(payload).encode()).decode())
+    assert events.measure(events.OFFLINE, given).urgent is urgent
+
+
+def test_a_conversation_is_told_from_others() -> None:
+    def channel(**fields: Any) -> int:
+        return events.measure(events.OFFLINE, body(**fields)).channel
+
+    group = channel(channel_type=2, channel_id="g", from_uid="ann")
+    assert group == channel(channel_type=2, channel_id="g", from_uid="bob")
+    assert group != channel(channel_type=4, channel_id="g", from_uid="ann")
+    person = channel(channel_type=1, channel_id="bob", from_uid="ann")
+    assert person == channel(channel_type=1, channel_id="ann@bob", from_uid="ann"), "both lines name it differently"
+    assert person != channel(channel_type=1, channel_id="bob", from_uid="cid")
+
+
+@pytest.mark.parametrize(
+    ("mention", "uids", "everybody"),
+    [
+        ({"uids": ["bob", "cid"]}, {"bob", "cid"}, False),
+        ({"uids": ["bob", 7, None, "", {}]}, {"bob"}, False),
+        ({"all": 1}, set(), True),
+        ({"all": 0, "uids": []}, set(), False),
+        ({"all": [], "uids": "bob"}, set(), False),
+        ("bob", set(), False),
+        (None, set(), False),
+    ],
+)
+def test_who_is_called_by_name(mention: Any, uids: set[str], everybody: bool) -> None:
+    content = events.content(json.dumps({"type": 1, "content": "x", "mention": mention}).encode())
+    assert (content.mentions, content.mentions_all) == (uids, everybody)
+
+
 def test_weight_counts_elements() -> None:
-    assert events.weight(events.STATUS, b'["a-0-1","junk",3]') == 3
-    assert events.weight(events.NOTIFY, b"[]") == 0
-    assert events.weight(events.OFFLINE, body(to_uids=["a", "b"])) == 2
-    assert events.weight(events.OFFLINE, body(**packed(listed([f"user{n}" for n in range(1_000)])))) > 100
+    assert events.measure(events.STATUS, b'["a-0-1","junk",3]').weight == 3
+    assert events.measure(events.NOTIFY, b"[]").weight == 0
+    assert events.measure(events.OFFLINE, body(to_uids=["a", "b"])).weight == 2
+    assert events.measure(events.OFFLINE, body(**packed(listed([f"user{n}" for n in range(1_000)])))).weight > 100

@@ -7,7 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.model import Outcome
-from app.settle import PAUSE, Dead, Done, DropToken, Limits, Pause, RetryAt, Settled, TokenGuard, backoff, decide
+from app.settle import (
+    OUTAGE_REST,
+    PAUSE,
+    Dead,
+    Done,
+    DropToken,
+    Limits,
+    Pause,
+    RetryAt,
+    Settled,
+    TokenGuard,
+    Verdict,
+    backoff,
+    decide,
+    rest,
+)
 from providers.kit import base
 
 NOW = 1_785_398_400_000
@@ -53,7 +68,7 @@ def test_the_first_delay_never_exceeds_the_ceiling() -> None:
         (base.Rejected("BadTopic"), Done(Outcome.REJECTED, "BadTopic")),
         (base.TooLarge("PayloadTooLarge"), Done(Outcome.REJECTED, "PayloadTooLarge")),
         (base.Retry("503"), RetryAt(NOW + 1_000, "503")),
-        (base.Retry("503", after=30.0), RetryAt(NOW + 30_000, "503")),
+        (base.Retry("503", after=30.0), RetryAt(NOW + 33_000, "503")),
         (base.Retry("503", after=0.0), RetryAt(NOW + 1_000, "503")),
         (base.Retry("503", after=0.5), RetryAt(NOW + 1_000, "503")),
         (base.TokenInvalid("Unregistered"), DropToken("Unregistered", before=NOW - 999)),
@@ -65,7 +80,7 @@ def test_what_becomes_of_a_push(outcome: base.Outcome, result: Settled) -> None:
 
 
 def test_retry_after_beyond_the_ceiling_is_kept() -> None:
-    assert settled(base.Retry("503", after=3_600.0), attempts=30) == RetryAt(NOW + 3_600_000, "503")
+    assert settled(base.Retry("503", after=3_600.0), attempts=30) == RetryAt(NOW + 3_960_000, "503")
 
 
 @pytest.mark.parametrize("since", [NOW - 1_001, NOW - 1_000, 0])
@@ -120,38 +135,67 @@ def test_nothing_is_tried_again_in_the_past(jitter: float, attempts: int, after:
             assert isinstance(outcome, Dead)
 
 
-def test_a_few_dead_tokens_are_believed() -> None:
+def test_many_that_were_told_one_time_come_back_spread_and_none_before_it() -> None:
+    told = base.Retry("503", after=30.0)
+    times = [settled(told, jitter=jitter) for jitter in (0.0, 1.0)]
+    assert times == [RetryAt(NOW + 30_000, "503"), RetryAt(NOW + 36_000, "503")]
+
+
+@pytest.mark.parametrize(("after", "least"), [(None, OUTAGE_REST), (10.0, 10_000)])
+def test_a_failure_of_the_whole_provider_spends_no_attempt(after: float | None, least: int) -> None:
+    outage = settled(base.Retry("503", after=after), failing=True, jitter=0.0)
+    assert outage == Pause(NOW + least, "503", broken=False)
+
+
+def test_each_rest_in_a_row_is_longer_up_to_the_ceiling() -> None:
+    rests = [rest(1_000, n, Limits(max_delay=5_000)) for n in range(5)]
+    assert rests == [1_000, 2_000, 4_000, 5_000, 5_000]
+    assert rest(60_000, 3, Limits(max_delay=5_000)) == 60_000, "no vendor's own time is cut short"
+    assert rest(1_000, 10**6, LIMITS) == LIMITS.max_delay
+
+
+def test_a_doubted_token_is_tried_again_and_kept_in_the_end() -> None:
+    refused = base.TokenInvalid("BadDeviceToken", suspect=True)
+    first = settled(refused, verdict=Verdict.DOUBTED, jitter=0.0)
+    assert isinstance(first, RetryAt)
+    assert first.at == NOW + 60_000
+    assert "environment" in first.reason
+    assert isinstance(settled(refused, verdict=Verdict.DOUBTED, attempts=3), Dead)
+
+
+def taking(guard: TokenGuard, count: int, now: int = NOW) -> TokenGuard:
+    for _ in range(count):
+        guard.take(now)
+    return guard
+
+
+def test_a_refusal_is_believed_while_pushes_are_taken() -> None:
+    assert taking(TokenGuard(), 1).refuse("a", NOW) is Verdict.BELIEVED
+    assert TokenGuard().refuse("a", NOW) is Verdict.DOUBTED
+    guard = taking(TokenGuard(), 1)
+    assert [guard.refuse(device, NOW) for device in "aab"] == [Verdict.BELIEVED, Verdict.BELIEVED, Verdict.DOUBTED]
+
+
+def test_what_was_taken_over_an_hour_ago_shows_nothing() -> None:
+    guard = taking(TokenGuard(), 1)
+    assert guard.refuse("a", NOW + TokenGuard.TRUST - 20_000) is Verdict.BELIEVED
+    assert guard.refuse("a", NOW + TokenGuard.TRUST + 20_000) is Verdict.DOUBTED
+
+
+def test_many_devices_refused_within_a_minute_raise_an_alarm_until_a_push_is_taken() -> None:
+    guard = taking(TokenGuard(), 1_000, NOW - 120_000)
+    verdicts = [guard.refuse(f"device-{n}", NOW + n) for n in range(22)]
+    assert verdicts == [Verdict.BELIEVED] * 20 + [Verdict.ALARM] * 2
+    assert guard.refuse("device-1", NOW + 10 * TokenGuard.WINDOW) is Verdict.ALARM
+    guard.take(NOW + 10 * TokenGuard.WINDOW)
+    assert guard.refuse("device-1", NOW + 10 * TokenGuard.WINDOW) is Verdict.BELIEVED
+
+
+def test_one_device_refused_again_and_again_raises_none() -> None:
     guard = TokenGuard()
-    assert not any(guard.note(NOW, True) for _ in range(TokenGuard.LEAST))
+    assert {guard.refuse("device", NOW + n) for n in range(100)} == {Verdict.DOUBTED}
 
 
-def test_many_dead_tokens_among_few_good_answers_are_not_believed() -> None:
-    guard = TokenGuard()
-    assert [guard.note(NOW + n, True) for n in range(25)] == [False] * 20 + [True] * 5
-    assert guard.note(NOW, False) is False
-
-
-def test_dead_tokens_that_are_no_majority_are_believed() -> None:
-    guard = TokenGuard()
-    for n in range(200):
-        assert not guard.note(NOW + n, False)
-        assert not guard.note(NOW + n, True)
-
-
-def test_the_guard_forgets_after_its_window() -> None:
-    guard = TokenGuard()
-    for _ in range(30):
-        guard.note(NOW, True)
-    assert guard.note(NOW + TokenGuard.WINDOW, True)
-    assert not guard.note(NOW + TokenGuard.WINDOW * 2 + 1_000, True)
-
-
-@given(st.lists(st.tuples(st.integers(0, 40_000), st.booleans()), max_size=120))
-def test_the_guard_counts_what_is_in_its_window(answers: list[tuple[int, bool]]) -> None:
-    guard, now, seen = TokenGuard(), NOW, []
-    for step, suspect in answers:
-        now += step
-        seen.append((now // 1000, suspect))
-        window = [s for second, s in seen if second >= now // 1000 - 60]
-        expected = suspect and sum(window) > 20 and sum(window) * 2 > len(window)
-        assert guard.note(now, suspect) == expected
+def test_refusals_over_a_longer_time_raise_none() -> None:
+    guard = taking(TokenGuard(), 100)
+    assert {guard.refuse(f"device-{n}", NOW + n * 10_000) for n in range(100)} == {Verdict.BELIEVED}

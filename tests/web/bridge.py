@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 
 from app.config import networks
 from app.dispatch.steps import Rules, Take, take
-from app.intake import NORMAL_LANE, Intake
+from app.intake import NOW_LANE, Intake
 from app.model import Connections
 from app.plan import Policy
 from app.render import Style
@@ -56,7 +56,7 @@ class Bridge:
 
     def take(self, now: int = NOW) -> Take:
         """What a dispatcher takes from the inbox: statuses are applied, messages claimed."""
-        return take(self.database, NORMAL_LANE, 1_000, 10**9, "me", 1_000, now, RULES)
+        return take(self.database, NOW_LANE, 1_000, 10**9, "me", 1_000, now, RULES)
 
     def kept(self) -> list[Event]:
         """All messages in the inbox."""

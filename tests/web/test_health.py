@@ -98,7 +98,7 @@ def test_the_age_of_the_oldest_call_is_in_seconds(bridge: Bridge) -> None:
     bridge.post("msg.offline", b'{"message_id":1,"to_uids":["u"]}')
     with bridge.database.write() as connection:
         connection.exec_driver_sql(f"UPDATE events SET received_at = {NOW - 2_500}")
-    assert figures(bridge)["pushbridge_queue_age_seconds normal"] == 2.5
+    assert figures(bridge)["pushbridge_queue_age_seconds now"] == 2.5
 
 
 def test_webhooks_are_counted_by_event_and_status(bridge: Bridge) -> None:
@@ -121,7 +121,7 @@ def test_what_was_counted_is_told_without_storage_too(bridge: Bridge, store_fold
 def test_an_empty_lane_is_told_as_empty(bridge: Bridge) -> None:
     bridge.post("user.onlinestatus", b"[]")
     found = figures(bridge)
-    for lane, depth in {"status": 1, "normal": 0, "bulk": 0}.items():
+    for lane, depth in {"status": 1, "now": 0, "normal": 0, "bulk": 0}.items():
         assert found[f"pushbridge_queue_depth {lane}"] == depth
         assert (f"pushbridge_queue_age_seconds {lane}" in found) is True
     assert found["pushbridge_queue_age_seconds bulk"] == 0

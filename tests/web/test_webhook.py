@@ -66,11 +66,14 @@ def test_an_address_without_a_path_works_too(bridge: Bridge, path: str) -> None:
     assert bridge.depth() == {"status": 1}
 
 
-def test_large_groups_have_a_lane_of_their_own(bridge: Bridge) -> None:
-    bridge.post(OFFLINE, message(1, to_uids=["u"] * 1_000))
-    bridge.post(OFFLINE, message(2, to_uids=["u"] * 1_001))
+def test_each_message_has_its_lane(bridge: Bridge) -> None:
+    mention = base64.b64encode(b'{"type":1,"content":"@all","mention":{"all":1}}').decode()
+    bridge.post(OFFLINE, message(1, channel_type=1))
+    bridge.post(OFFLINE, message(2, channel_type=2, to_uids=["u"] * 1_000))
+    bridge.post(OFFLINE, message(3, channel_type=2, to_uids=["u"] * 1_001, payload=mention))
+    bridge.post(OFFLINE, message(4, channel_type=2, payload=mention))
     bridge.post(STATUS, GOOD[STATUS])
-    assert bridge.depth() == {"normal": 1, "bulk": 1, "status": 1}
+    assert bridge.depth() == {"now": 2, "normal": 1, "bulk": 1, "status": 1}
 
 
 def test_a_repeat_is_200_and_kept_once(bridge: Bridge) -> None:

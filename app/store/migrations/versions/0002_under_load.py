@@ -23,7 +23,7 @@ def upgrade() -> None:
     op.drop_index("deliveries_due", "deliveries")
     waiting = where("due_at IS NOT NULL")
     op.create_index("deliveries_due", "deliveries", ["provider", "lane", "due_at"], **waiting)
-    op.create_index("deliveries_by_channel", "deliveries", ["provider", "lane", "channel", "due_at"], **waiting)
+    op.create_index("deliveries_by_channel", "deliveries", ["provider", "lane", "channel", "id"], **waiting)
     expiring = where("due_at IS NOT NULL AND expires_at IS NOT NULL")
     op.create_index("deliveries_expiring", "deliveries", ["provider", "lane", "first_at"], **expiring)
     op.add_column("devices", sa.Column("succeeded_at", sa.BigInteger(), server_default="0", nullable=False))
