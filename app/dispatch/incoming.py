@@ -19,7 +19,7 @@ from app.dispatch.work import Progress, parse
 from app.events import STATUS, BadEvent
 from app.intake import BULK_LANE, NORMAL_LANE, NOW_LANE
 from app.model import Lane
-from app.store import inbox
+from app.store import deliveries, inbox
 from app.store.rows import Event
 
 log = structlog.get_logger()
@@ -94,7 +94,7 @@ class Incoming:
         except Exception as error:
             # It was checked when it came, so only a newer version's stricter reading can bring this about.
             log.error("event set aside", action="parse", event_id=event.id, error=_said(error))
-            await self._give_back(event.id, event.attempts, failed=True)
+            await self._set_aside(event)
             return None
         recipients = parsed.recipients
         if recipients.bad:
@@ -111,14 +111,24 @@ class Incoming:
         progress = Progress(parsed, event.attempts)
         if not self._settler.begin(progress):
             # Another webhook for the same recipients of the same message is under way: its outcomes will tell.
-            await self._give_back(event.id, event.attempts, failed=False)
+            await self._plan_later(event)
             return None
         return progress
 
-    async def _give_back(self, event_id: int, attempts: int, failed: bool) -> None:
+    async def _set_aside(self, event: Event) -> None:
         def write() -> None:
             with self._shared.db.write() as connection:
-                inbox.give_back(connection, event_id, self._shared.owner, now_ms() + 500, attempts, failed)
+                inbox.set_aside(connection, event.id)
+                letter = steps.unread(event.id, event.kind[:16], event.received_at, now_ms())
+                deliveries.insert_new(connection, [letter])
+
+        await self._shared.write(write)
+
+    async def _plan_later(self, event: Event) -> None:
+        def write() -> None:
+            with self._shared.db.write() as connection:
+                later = now_ms() + 500
+                inbox.give_back(connection, event.id, self._shared.owner, later, event.attempts, failed=False)
 
         await self._shared.write(write)
 

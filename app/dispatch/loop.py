@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -68,15 +69,9 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Work until `stop`; raises what a part of it failed with, since nothing here may go on half alive."""
-        events, rows, again = await self._shared.write(self._take_over)
-        log.info(
-            "dispatcher started",
-            action="start",
-            owner=self._shared.owner,
-            rescued_events=events,
-            rescued_pushes=rows,
-            tried_again=again,
-        )
+        if not await self._begin():
+            self._shared.close()
+            return
         asyncio.get_running_loop().add_reader(self._poke, self._poked)
         settler = asyncio.create_task(self._settler.run())
         parts: list[Coroutine[Any, Any, None]] = [
@@ -88,7 +83,7 @@ class Dispatcher:
             self._every(TIDY_EVERY, self._tidy),
         ]
         tasks: list[asyncio.Task[Any]] = [settler, *(asyncio.create_task(part) for part in parts)]
-        stopping: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
             failed = [error for task in tasks if task.done() and (error := task.exception())]
@@ -104,11 +99,32 @@ class Dispatcher:
             asyncio.get_running_loop().remove_reader(self._poke)
             self._shared.close()
 
+    async def _begin(self) -> bool:
+        """Free what an earlier process under this name held; False where it is told to stop before that is possible."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        taking = asyncio.create_task(self._shared.write(self._take_over))
+        await asyncio.wait([taking, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not taking.done():
+            taking.cancel()
+            return False
+        events, rows, again = taking.result()
+        log.info(
+            "dispatcher started",
+            action="start",
+            owner=self._shared.owner,
+            rescued_events=events,
+            rescued_pushes=rows,
+            tried_again=again,
+        )
+        return True
+
     def stop(self) -> None:
         self._stopping.set()
 
     async def _wind_up(self, parts: Sequence[asyncio.Task[None]], settler: asyncio.Task[None]) -> None:
         """Stop claiming, let what is under way end, write it down, give the rest back."""
+        self._shared.patience = time.monotonic() + GRACE
         for task in parts:
             task.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
@@ -127,6 +143,7 @@ class Dispatcher:
 
     def _take_over(self) -> tuple[int, int, int]:
         with self._shared.db.write() as connection:
+            deliveries.forget_unread(connection)
             return *self._rescue(connection), inbox.try_again(connection)
 
     def _rescue(self, connection: Transaction) -> tuple[int, int]:

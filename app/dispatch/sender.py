@@ -14,9 +14,9 @@ import structlog
 from app import settle
 from app.clock import now_ms
 from app.dispatch.turns import Waiting
-from app.dispatch.work import Job
+from app.dispatch.work import FAULT, Job
 from app.model import Lane
-from app.settle import Limits, Pause, RetryAt, Settled, TokenGuard, Verdict
+from app.settle import Dead, Limits, Pause, RetryAt, Settled, TokenGuard, Verdict
 from providers.kit import base
 from providers.kit.http import Client
 from providers.kit.text import push_id
@@ -41,6 +41,9 @@ KEEP_ORDER = 5_000
 """Milliseconds that a push waits at the most for an earlier one to its device and conversation that is tried again."""
 REMEMBERED = 10_000
 """Pushes that are tried again which later ones are kept behind."""
+
+FAULT_TRIES = 5
+_FAULTY = base.Retry(FAULT, device=True)
 
 Order = tuple[str, str, int]
 OnSettled = Callable[[Job, Settled], None]
@@ -242,7 +245,7 @@ class Sender:
             log.exception(
                 "push failed", action="deliver", provider=self.provider.name, message_id=job.notice.message_id
             )
-            outcome = base.Retry("internal error", device=True)
+            outcome = _FAULTY
         self.answers.note(time.monotonic() - started)
         now = now_ms()
         decision = self._decide(job, outcome, now)
@@ -251,6 +254,9 @@ class Sender:
 
     def _decide(self, job: Job, outcome: base.Outcome, now: int) -> Settled:
         verdict = Verdict.BELIEVED
+        if outcome == _FAULTY and job.attempts + 1 >= FAULT_TRIES:
+            job.attempts += 1
+            return Dead(FAULT)
         if type(outcome) is base.Delivered:
             self._guard.take(now)
         elif isinstance(outcome, base.TokenInvalid) and outcome.suspect:

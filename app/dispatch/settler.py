@@ -13,6 +13,7 @@ from app.dispatch.shared import Shared
 from app.dispatch.work import Batch, Job, Progress
 from app.model import Outcome
 from app.settle import Dead, Done, DropToken, Pause, RetryAt, Settled
+from app.store.dialect import Unavailable
 from app.store.rows import Delivery, Drop
 
 log = structlog.get_logger()
@@ -21,8 +22,6 @@ GATHER, ENOUGH = 0.02, 500
 """Seconds that rows gather before they are written, unless there are enough of them."""
 REASONS = 30
 """Reasons counted for one outcome of a provider; a vendor may make up any number."""
-EVENT_TRIES = 5
-"""Times that planning one event may fail before it is set aside."""
 
 
 class Settler:
@@ -107,8 +106,7 @@ class Settler:
         progress.finished = True
         self._batch.ended.append(progress)
         if progress.failed:
-            attempts = progress.attempts + 1
-            self._batch.given_back.append((progress.parsed.event_id, attempts, attempts >= EVENT_TRIES))
+            self._batch.given_back.append(progress)
         else:
             self._batch.finished.append(progress.parsed.event_id)
         self._some.set()
@@ -121,8 +119,8 @@ class Settler:
         if not batch:
             return
         try:
-            lost = await shared.write(lambda: steps.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
-        except Exception:
+            lost = await self._settle(batch)
+        except Unavailable:
             self._batch = batch + self._batch
             raise
         for progress in batch.ended:
@@ -133,6 +131,20 @@ class Settler:
         if any(row.due_at is not None for row in (*batch.new, *batch.changed)):
             shared.wake["due"].set()
             shared.wake["held"].set()
+
+    async def _settle(self, batch: Batch) -> int:
+        """Write a batch. What cannot be written, whatever the reason, must not keep the rest from it."""
+        shared = self._shared
+        try:
+            return await shared.write(lambda: steps.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+        except Unavailable:
+            raise
+        except Exception:
+            parts = batch.parts()
+            log.exception("outcomes not written", action="settle", rows=len(parts))
+            if len(parts) > 1:
+                return sum([await self._settle(part) for part in parts])
+            return await self._settle(rest) if (rest := batch.bare()) != batch else 0
 
     def _forget(self, progress: Progress) -> None:
         """Not before its outcomes are written: a repeat that comes now finds them."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
+
+import structlog
 
 from app.dispatch.sender import Sender
 from app.dispatch.steps import Renderer, Rules
 from app.dispatch.work import Job
 from app.model import Lane
 from app.settle import Limits
-from app.store.dialect import Database
+from app.store.dialect import Database, Unavailable, reason
 from providers.kit.base import Provider
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -22,12 +27,17 @@ LEASE = 30_000
 """Milliseconds that a claim lasts unless it is renewed."""
 GATHER = 0.01
 """Seconds between being woken and looking."""
+FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
+"""Seconds before a database that could not be used is tried again; doubled each time."""
 POLL = 1.0
 """Seconds after which a part looks by itself when nobody woke it."""
 
 
 class Shared:
-    """Made once a dispatcher, before its parts. `senders` are put in when the settler exists."""
+    """Made once a dispatcher, before its parts. `senders` are put in when the settler exists.
+
+    patience: until when (time.monotonic) storage that fails is waited for.
+    """
 
     def __init__(
         self,
@@ -46,18 +56,49 @@ class Shared:
         self.senders: dict[str, Sender] = {}
         self.room = asyncio.Event()
         self.wake = {name: asyncio.Event() for name in parts}
+        self.patience = float("inf")
+        self._fault = ""
         self._reads = ThreadPoolExecutor(1, "reads")
         self._writes = ThreadPoolExecutor(1, "writes")
 
     async def read(self, function: Callable[[], T]) -> T:
-        """Run a function that reads the database, beside a write that is under way."""
-        if self.db.reads_at_once:
-            return function()
-        return await asyncio.get_running_loop().run_in_executor(self._reads, function)
+        """Run a function that reads the database, beside a write that is under way; again while it cannot be used."""
+        return await self._insist(function, None if self.db.reads_at_once else self._reads)
 
     async def write(self, function: Callable[[], T]) -> T:
-        """Run a function that writes the database, after those before it."""
-        return await asyncio.get_running_loop().run_in_executor(self._writes, function)
+        """Run a function that writes the database, after those before it; again while it cannot be used.
+
+        So it must be one transaction, or several that may be run again.
+        """
+        return await self._insist(function, self._writes)
+
+    async def _insist(self, function: Callable[[], T], threads: ThreadPoolExecutor | None) -> T:
+        wait = FIRST_WAIT
+        while True:
+            try:
+                if threads is None:
+                    result = function()
+                else:
+                    result = await asyncio.get_running_loop().run_in_executor(threads, function)
+            except Unavailable as error:
+                self._storage(reason(error))
+                if time.monotonic() > self.patience:
+                    raise
+            else:
+                self._storage("")
+                return result
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT)
+
+    def _storage(self, fault: str) -> None:
+        """One line at each change: what else fails meanwhile fails for the same reason."""
+        if bool(fault) == bool(self._fault):
+            return
+        self._fault = fault
+        if fault:
+            log.error("storage fails", action="storage", reason=fault)
+        else:
+            log.info("storage works again", action="storage")
 
     def close(self) -> None:
         self._reads.shutdown()

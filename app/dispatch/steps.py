@@ -11,12 +11,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from app import events, plan, presence, render
-from app.dispatch.work import Batch, Job, Known, Parsed, Progress
+from app.dispatch.work import FAULT, Batch, Job, Known, Parsed, Progress
 from app.intake import STATUS_LANE
 from app.model import Connections, Decision, Device, Hold, Lane, Outcome, Push, Settings, Skip
 from app.store import deliveries, devices, inbox, people
 from app.store import presence as presence_store
-from app.store.dialect import Database, Transaction
+from app.store.dialect import Database, Transaction, Unavailable
 from app.store.rows import Delivery, Event
 from providers.kit.base import Notice, Provider
 
@@ -24,6 +24,8 @@ log = structlog.get_logger()
 
 SETTLED_TOGETHER = 1_000
 """New rows that are written in one transaction."""
+EVENT_TRIES = 5
+"""Times that planning one event may fail before it is set aside."""
 STATUS_CALLS = 200
 """Calls of `user.onlinestatus` that are applied in one transaction."""
 
@@ -49,6 +51,54 @@ def take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: in
     with db.read() as connection:
         if not inbox.has_work(connection, (STATUS_LANE, lane), now):
             return Take([])
+    try:
+        return _take(db, lane, limit, weight, owner, lease, now, rules)
+    except Unavailable:
+        raise
+    except Exception:
+        # Whatever a status call raises costs that call alone.
+        log.exception("statuses not applied", action="status")
+        return _take_one_by_one(db, owner, now, rules)
+
+
+def _take_one_by_one(db: Database, owner: str, now: int, rules: Rules) -> Take:
+    """Apply each status call by itself, and set aside what cannot be applied."""
+    with db.read() as connection:
+        calls = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
+    released = bad = 0
+    for call in calls:
+        try:
+            with db.write() as connection:
+                counts = _apply(connection, [call], rules.policy, now)
+            released, bad = released + counts[0], bad + counts[1]
+        except Unavailable:
+            raise
+        except Exception as error:
+            log.error("status call set aside", action="status", event_id=call.id, error=type(error).__name__)
+            with db.write() as connection:
+                inbox.set_aside(connection, call.id)
+                deliveries.insert_new(connection, [unread(call.id, "status", call.received_at, now)])
+    return Take([], True, released, bad)
+
+
+def unread(event_id: int, source: str, received_at: int, now: int, message_id: int | None = None) -> Delivery:
+    """The dead letter of a call that cannot be planned; its own number stands in where its message cannot be read."""
+    return Delivery(
+        message_id=-event_id if message_id is None else message_id,
+        uid="",
+        device_id="",
+        provider="",
+        outcome=Outcome.DEAD,
+        reason=FAULT,
+        source=source,
+        first_at=received_at,
+        at=now,
+        latency_ms=max(0, now - received_at),
+        event_id=event_id,
+    )
+
+
+def _take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: int, now: int, rules: Rules) -> Take:
     with db.write() as connection:
         waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
         released, bad = _apply(connection, waiting, rules.policy, now)
@@ -376,10 +426,20 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
         devices.drop(connection, batch.drops)
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
-        for event_id, attempts, failed in batch.given_back:
-            inbox.give_back(connection, event_id, owner, now() + 1000 * attempts, attempts, failed)
+        for progress in batch.given_back:
+            give_back(connection, progress, owner, now())
         inbox.sweep(connection, batch.loose)
     return lost
+
+
+def give_back(connection: Transaction, progress: Progress, owner: str, now: int) -> None:
+    """Have an event planned again later, or set it aside as a dead letter where that failed too often."""
+    parsed, attempts = progress.parsed, progress.attempts + 1
+    failed = attempts >= EVENT_TRIES
+    inbox.give_back(connection, parsed.event_id, owner, now + 1000 * attempts, attempts, failed)
+    if failed:
+        letter = unread(parsed.event_id, parsed.source, parsed.received_at, now, parsed.message.message_id)
+        deliveries.insert_new(connection, [letter])
 
 
 def _recheck_held(

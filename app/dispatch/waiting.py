@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import product
 
 import structlog
@@ -16,9 +16,10 @@ from app.dispatch import steps
 from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
-from app.dispatch.work import Known, Parsed, parse
+from app.dispatch.work import FAULT, Known, Parsed, parse
 from app.model import Connections, Lane, Outcome, Recipients
 from app.store import deliveries, inbox
+from app.store.dialect import Unavailable
 from app.store.rows import Delivery, Event
 
 log = structlog.get_logger()
@@ -73,9 +74,27 @@ class Waiting:
         rows = await self._claim(provider, lane, limit)
         if not rows:
             return False
+        await self._each(rows, self._send_again)
+        return True
+
+    async def _each(self, rows: Sequence[Delivery], work: Callable[[Sequence[Delivery]], Awaitable[None]]) -> None:
+        """Work on claimed rows together, or one by one where that fails: whatever one raises costs that one alone."""
+        try:
+            await work(rows)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("waiting pushes failed", action="wait", ids=[row.id for row in rows])
+            if len(rows) > 1:
+                for row in rows:
+                    await self._each([row], work)
+            else:
+                letter = steps.ended(rows[0], Outcome.DEAD, FAULT, now_ms(), rows[0].event_id)
+                self._settler.add(letter, rows[0].event_id or 0)
+
+    async def _send_again(self, rows: Sequence[Delivery]) -> None:
         pairs = await self._with_events(rows)
         self._send(pairs, await self._look_up(pairs), now_ms())
-        return True
 
     async def _look_up(self, pairs: Sequence[tuple[Delivery, Parsed]]) -> Known:
         batch = [(parsed, [row.uid]) for row, parsed in pairs]
@@ -133,7 +152,7 @@ class Waiting:
         while True:
             rows = await self._claim("", HELD_LANE, MOST)
             if rows:
-                await self._decide_held(rows)
+                await self._each(rows, self._decide_held)
             else:
                 await self._shared.wait("held", await self._until_due([""]))
 

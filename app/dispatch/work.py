@@ -16,6 +16,9 @@ from app.model import Connections, Content, Device, Lane, Message, Names, Outcom
 from app.store.rows import Delivery, Drop, Event
 from providers.kit.base import Notice
 
+FAULT = "a fault of this program: its log says which"
+"""The reason of what is given up though neither message nor vendor is to blame."""
+
 
 class Parsed(Struct, frozen=True, kw_only=True):
     """One event as it is worked on.
@@ -149,12 +152,16 @@ class Job:
         )
 
 
+def _bare(row: Delivery) -> Delivery:
+    return replace(row, outcome=Outcome.DEAD, reason="outcome not writable", provider_id="", due_at=None, event_id=None)
+
+
 @dataclass(slots=True)
 class Batch:
     """What is to be settled together, in one transaction.
 
     new: rows that have none yet. changed: rows that this dispatcher holds. finished: events that are planned whole
-    and have no push under way. given_back: event, attempts and whether it is set aside, for those that failed.
+    and have no push under way. given_back: those that could not be planned whole.
     loose: events whose last reference may have gone. ended: what was worked on until this is written.
     """
 
@@ -162,7 +169,7 @@ class Batch:
     changed: list[Delivery] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
-    given_back: list[tuple[int, int, bool]] = field(default_factory=list)
+    given_back: list[Progress] = field(default_factory=list)
     loose: list[int] = field(default_factory=list)
     ended: list[Progress] = field(default_factory=list)
 
@@ -174,6 +181,14 @@ class Batch:
                 self.loose.append(event_id)
         else:
             self.new.append(row)
+
+    def parts(self) -> list[Batch]:
+        """Everything in a batch of its own, where one of it cannot be written."""
+        return [Batch(**{f.name: [one]}) for f in fields(self) if f.name != "ended" for one in getattr(self, f.name)]
+
+    def bare(self) -> Batch:
+        """The rows with nothing in them that anybody else wrote; the first look for what a database does not take."""
+        return Batch(new=[_bare(row) for row in self.new], changed=[_bare(row) for row in self.changed])
 
     def __add__(self, later: Batch) -> Batch:
         return Batch(*(getattr(self, f.name) + getattr(later, f.name) for f in fields(self)))

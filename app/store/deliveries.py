@@ -252,7 +252,16 @@ _IS_LETTER = and_(deliveries.c.event_id.is_not(None), deliveries.c.outcome == Ou
 
 
 def retry_dead(connection: Connection, letter_id: int, now: int) -> bool:
-    """Try a dead letter again, as if it had just been accepted; False where there is none of that id."""
+    """Try a dead letter again, as if it had just been accepted; False where there is none of that id.
+
+    One without a user is a call that could not be planned: it goes back to the inbox.
+    """
+    unread = and_(deliveries.c.id == letter_id, _IS_LETTER, deliveries.c.uid == "")
+    event_id = connection.execute(select(deliveries.c.event_id).where(unread)).scalar()
+    if event_id is not None:
+        connection.execute(delete(deliveries).where(unread))
+        inbox.retry(connection, event_id)
+        return True
     values = {
         "outcome": Outcome.RETRYING,
         "reason": "retried by hand",
@@ -265,6 +274,11 @@ def retry_dead(connection: Connection, letter_id: int, now: int) -> bool:
         connection.execute(update(deliveries).where(deliveries.c.id == letter_id, _IS_LETTER).values(values)).rowcount
         > 0
     )
+
+
+def forget_unread(connection: Connection) -> None:
+    """Remove the letters of calls that could not be planned: all are tried again."""
+    connection.execute(delete(deliveries).where(_IS_LETTER, deliveries.c.uid == ""))
 
 
 def forget_dead(connection: Connection, letter_id: int) -> bool:

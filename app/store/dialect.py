@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.sql.dml import Insert
 
 Transaction = Connection
@@ -23,6 +23,10 @@ DatabaseError = SQLAlchemyError
 
 class NotLocked(DatabaseError):
     """The file that the writers queue on cannot be used."""
+
+
+Unavailable = (OperationalError, InterfaceError, NotLocked)
+"""What passes by itself: the disk is full, somebody holds the file, the server is away. Nothing was written then."""
 
 
 def reason(error: DatabaseError) -> str:

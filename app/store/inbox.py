@@ -159,10 +159,10 @@ def planned(connection: Connection, ids: Sequence[int], owner: str) -> int:
 
 
 def sweep(connection: Connection, ids: Sequence[int]) -> None:
-    """Remove those of these planned calls that no delivery refers to."""
+    """Remove those of these calls, planned or set aside, that no delivery refers to."""
     for some in dialect.chunks(sorted(set(ids))):
         used = select(deliveries.c.id).where(deliveries.c.event_id == events.c.id).exists()
-        connection.execute(delete(events).where(events.c.id.in_(some), events.c.state == PLANNED, ~used))
+        connection.execute(delete(events).where(events.c.id.in_(some), events.c.state != NEW, ~used))
 
 
 def sweep_all(connection: Connection) -> None:
@@ -181,6 +181,18 @@ def give_back(connection: Connection, event_id: int, owner: str, not_before: int
         "state": FAILED if failed else NEW,
     }
     connection.execute(update(events).where(events.c.id == event_id, events.c.owner == owner).values(values))
+
+
+def set_aside(connection: Connection, event_id: int) -> None:
+    """Set a call aside that cannot be planned, whoever holds it."""
+    values = {"owner": None, "lease_until": None, "state": FAILED}
+    connection.execute(update(events).where(events.c.id == event_id).values(values))
+
+
+def retry(connection: Connection, event_id: int) -> None:
+    """Have a call planned again that was set aside."""
+    again = and_(events.c.id == event_id, events.c.state == FAILED)
+    connection.execute(update(events).where(again).values(state=NEW, attempts=0, not_before=0))
 
 
 def renew(connection: Connection, owner: str, until: int) -> None:
