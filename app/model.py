@@ -130,7 +130,12 @@ Connections = dict[int, Connection]
 
 
 class Device(Struct, frozen=True):
-    """One registered phone. `registered_at`: UNIX milliseconds of the last registration."""
+    """One registered phone. Times are UNIX milliseconds.
+
+    registered_at: of the last registration.
+    succeeded_at: of a push that it took, to the day; 0 = never.
+    removed_at, removed_reason: since when, and for which word of the vendor, it is in quarantine; None = it is not.
+    """
 
     uid: str
     device_id: str
@@ -142,6 +147,9 @@ class Device(Struct, frozen=True):
     device_flag: int = APP
     voip_token: str = ""
     app_version: str = ""
+    succeeded_at: int = 0
+    removed_at: int | None = None
+    removed_reason: str = ""
 
 
 class Settings(Struct, frozen=True):

@@ -102,7 +102,8 @@ def register(database: Database, wanted: Sequence[Device]) -> list[tuple[Device,
 def _keep_update_time(before: Device | None, after: Device) -> Device:
     if before is None:
         return after
-    same = msgspec.structs.replace(before, registered_at=after.registered_at, updated_at=after.updated_at) == after
+    sent = {name: getattr(after, name) for name in ("registered_at", "updated_at", "succeeded_at")}
+    same = msgspec.structs.replace(before, **sent) == after
     return msgspec.structs.replace(after, updated_at=before.updated_at) if same else after
 
 

@@ -423,7 +423,7 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
         deliveries.insert_new(connection, _recheck_held(connection, rows, rules.policy, now()))
         changed = _recheck_held(connection, batch.changed, rules.policy, now())
         lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
-        devices.drop(connection, batch.drops)
+        devices.drop(connection, batch.drops, now())
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
         for progress in batch.given_back:

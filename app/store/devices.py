@@ -1,12 +1,16 @@
-"""Registered phones."""
+"""Registered phones, and those whose token died: they are kept in quarantine for a time, where nothing is sent to them.
+
+A row in quarantine has `removed_at`. It still owns its place and its token, so that a registration of either takes its
+place, and taking it back out never meets another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Delete, Select, Update, and_, bindparam, delete, func, select, update
 
 from app.model import Device
 from app.store import dialect, keys
@@ -23,7 +27,10 @@ _VALUES = (
     "app_version",
     "registered_at",
     "updated_at",
+    "removed_at",
+    "removed_reason",
 )
+_HERE = devices.c.removed_at.is_(None)
 
 
 def _digest(token: str) -> bytes:
@@ -31,7 +38,7 @@ def _digest(token: str) -> bytes:
 
 
 def put(connection: Connection, device: Device) -> bool:
-    """Register a device, or renew it; True where it is new to this user.
+    """Register a device, or renew it; True where it is new to this user, or comes back from quarantine.
 
     The same token under another user, or another device id, moves here: a handed-on phone must not get its old
     owner's messages.
@@ -40,7 +47,7 @@ def put(connection: Connection, device: Device) -> bool:
     mine = and_(devices.c.uid == uid, devices.c.device_id == device.device_id)
     same_token = and_(devices.c.provider == device.provider, devices.c.token_digest == digest)
     connection.execute(delete(devices).where(same_token, ~mine))
-    known = connection.execute(select(devices.c.uid).where(mine)).first() is not None
+    known = connection.execute(select(devices.c.uid).where(mine, _HERE)).first() is not None
     keys.remember(connection, (device.uid,))
     row = {
         "uid": uid,
@@ -54,17 +61,19 @@ def put(connection: Connection, device: Device) -> bool:
         "app_version": device.app_version,
         "registered_at": device.registered_at,
         "updated_at": device.updated_at,
+        "removed_at": None,
+        "removed_reason": "",
     }
     connection.execute(dialect.upsert(connection, devices, ("uid", "device_id"), _VALUES), [row])
     return not known
 
 
-def of_users(connection: Connection, uids: Sequence[str]) -> dict[str, list[Device]]:
-    """The devices of each user who has any, in a stable order."""
+def of_users(connection: Connection, uids: Sequence[str], *, removed: bool = False) -> dict[str, list[Device]]:
+    """The devices of each user who has any, in a stable order. `removed`: with those in quarantine."""
     by_key = {keys.key(uid): uid for uid in uids}
     found: dict[str, list[Device]] = {}
     for some in dialect.chunks(list(by_key)):
-        query = _SELECT.where(devices.c.uid.in_(some)).order_by(devices.c.uid, devices.c.device_id)
+        query = _listed(removed).where(devices.c.uid.in_(some)).order_by(devices.c.uid, devices.c.device_id)
         for row in connection.execute(query).all():
             uid = by_key[row[0]]
             found.setdefault(uid, []).append(_device(uid, row))
@@ -77,9 +86,9 @@ def to_push(connection: Connection, uids: Sequence[str]) -> dict[str, list[Devic
     found: dict[str, list[Device]] = {}
     for some in dialect.chunks(list(by_key)):
         for row in connection.execute(_TO_PUSH.where(devices.c.uid.in_(some))).all():
-            key, device_id, provider, token, registered_at, locale = row
+            key, device_id, provider, token, registered_at, locale, succeeded_at = row
             uid = by_key[key]
-            device = Device(uid, device_id, provider, token, registered_at, locale=locale)
+            device = Device(uid, device_id, provider, token, registered_at, locale=locale, succeeded_at=succeeded_at)
             if uid in found:
                 found[uid].append(device)
             else:
@@ -94,7 +103,8 @@ _TO_PUSH = select(
     devices.c.token,
     devices.c.registered_at,
     devices.c.locale,
-)
+    devices.c.succeeded_at,
+).where(_HERE)
 _SELECT = select(
     devices.c.uid,
     devices.c.device_id,
@@ -106,43 +116,92 @@ _SELECT = select(
     devices.c.device_flag,
     devices.c.voip_token,
     devices.c.app_version,
+    devices.c.succeeded_at,
+    devices.c.removed_at,
+    devices.c.removed_reason,
 )
+"""In the order of model.Device."""
+
+
+def _listed(removed: bool) -> Select[Any]:
+    return _SELECT if removed else _SELECT.where(_HERE)
 
 
 def _device(uid: str, row: Any) -> Device:
-    _, device_id, provider, token, registered_at, updated_at, locale, flag, voip_token, app_version = row
-    return Device(uid, device_id, provider, token, registered_at, updated_at, locale, flag, voip_token, app_version)
+    return Device(uid, *row[1:])
 
 
 def remove(connection: Connection, uid: str, device_id: str) -> bool:
-    """Forget a device; False where there was none."""
+    """Forget a device, in quarantine or not; False where there was none."""
     mine = and_(devices.c.uid == keys.key(uid), devices.c.device_id == device_id)
     return connection.execute(delete(devices).where(mine)).rowcount > 0
 
 
-def drop(connection: Connection, drops: Iterable[Drop]) -> int:
-    """Remove devices whose token a vendor called dead, unless it was registered again in the meantime; how many."""
-    removed = 0
-    for item in drops:
-        dead = and_(
-            devices.c.uid == keys.key(item.uid),
-            devices.c.device_id == item.device_id,
-            devices.c.token == item.token,
-            devices.c.registered_at < item.before,
-        )
-        removed += connection.execute(delete(devices).where(dead)).rowcount
-    return removed
+_NAMED = and_(devices.c.uid == bindparam("its_uid"), devices.c.device_id == bindparam("its_device_id"))
+_SAME_TOKEN = and_(_NAMED, devices.c.token_digest == bindparam("its_token"))
+
+
+def drop(connection: Connection, drops: Iterable[Drop], now: int) -> int:
+    """Put devices in quarantine whose token a vendor called dead, unless it was registered again since; how many."""
+    values = [
+        {
+            "its_uid": keys.key(item.uid),
+            "its_device_id": item.device_id,
+            "its_token": _digest(item.token),
+            "before": item.before,
+            "reason": item.reason[:255],
+        }
+        for item in drops
+    ]
+    if not values:
+        return 0
+    dead = and_(_SAME_TOKEN, devices.c.registered_at < bindparam("before"), _HERE)
+    statement = update(devices).where(dead).values(removed_at=now, removed_reason=bindparam("reason"))
+    return connection.execute(statement, values).rowcount
+
+
+def restore(
+    connection: Connection,
+    provider: str,
+    since: int,
+    reasons: Collection[str] | None = None,
+    limit: int = 1_000,
+) -> int:
+    """Take up to `limit` devices of a provider back that came into quarantine since then; how many.
+
+    For tokens that looked dead because a setting was wrong. reasons: only what came there for one of these.
+    """
+    gone = and_(devices.c.provider == provider, devices.c.removed_at >= since)
+    if reasons is not None:
+        gone = and_(gone, devices.c.removed_reason.in_(reasons))
+    statement = update(devices).where(_NAMED, devices.c.removed_at >= since)
+    return _change(connection, gone, limit, statement.values(removed_at=None, removed_reason=""))
+
+
+def forget_removed(connection: Connection, before: int, limit: int) -> int:
+    """Forget up to `limit` devices that are in quarantine since before then; how many."""
+    old = devices.c.removed_at < before
+    return _change(connection, old, limit, delete(devices).where(_NAMED, old))
+
+
+def _change(connection: Connection, which: ColumnElement[bool], limit: int, statement: Update | Delete) -> int:
+    """Run a statement for each of up to `limit` devices; how many were changed."""
+    found = connection.execute(select(devices.c.uid, devices.c.device_id).where(which).limit(limit)).all()
+    values = [{"its_uid": key, "its_device_id": device_id} for key, device_id in found]
+    return connection.execute(statement, values).rowcount if values else 0
 
 
 def count(connection: Connection) -> dict[str, int]:
-    """How many devices each provider has."""
-    query = select(devices.c.provider, func.count()).group_by(devices.c.provider)
+    """How many devices each provider has, without those in quarantine."""
+    query = select(devices.c.provider, func.count()).where(_HERE).group_by(devices.c.provider)
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def all_of(connection: Connection, provider: str | None, limit: int) -> list[Device]:
-    """Devices of every user, for listing."""
-    query = _SELECT.where(devices.c.provider == provider) if provider else _SELECT
-    rows = connection.execute(query.order_by(devices.c.uid, devices.c.device_id).limit(limit)).all()
+def all_of(connection: Connection, provider: str | None, limit: int, *, removed: bool = False) -> list[Device]:
+    """Devices of every user, for listing. `removed`: with those in quarantine."""
+    query = _listed(removed)
+    if provider:
+        query = query.where(devices.c.provider == provider)
+    rows: Sequence[Any] = connection.execute(query.order_by(devices.c.uid, devices.c.device_id).limit(limit)).all()
     names = keys.restore(connection, (row[0] for row in rows))
     return [_device(names.get(row[0], row[0]), row) for row in rows]

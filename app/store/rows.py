@@ -48,12 +48,16 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 
 class Drop(Struct, frozen=True):
-    """A device to remove, if it still has this token and was registered before `before`."""
+    """A device whose token is dead, if it still has this token and was registered before `before`.
+
+    reason: the vendor's word; cut to what the column holds.
+    """
 
     uid: str
     device_id: str
     token: str
     before: int
+    reason: str
 
 
 class Health(Struct, frozen=True):
