@@ -79,7 +79,9 @@ class Settler:
                 row = job.row(Outcome.DEAD, now, reason, event_id=event_id)
             case DropToken(reason, before):
                 row = job.row(Outcome.INVALID_TOKEN, now, reason)
-                self._batch.drops.append(Drop(job.device.uid, job.device.device_id, job.device.token, before, reason))
+                device = job.device
+                drop = Drop(device.uid, device.device_id, device.provider, device.token, before, reason)
+                self._batch.drops.append(drop)
         self.add(row, event_id)
         if job.progress is not None:
             job.progress.pending -= 1

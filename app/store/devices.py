@@ -138,7 +138,9 @@ def remove(connection: Connection, uid: str, device_id: str) -> bool:
 
 
 _NAMED = and_(devices.c.uid == bindparam("its_uid"), devices.c.device_id == bindparam("its_device_id"))
-_SAME_TOKEN = and_(_NAMED, devices.c.token_digest == bindparam("its_token"))
+_SAME_TOKEN = and_(
+    _NAMED, devices.c.provider == bindparam("its_provider"), devices.c.token_digest == bindparam("its_token")
+)
 
 
 def drop(connection: Connection, drops: Iterable[Drop], now: int) -> int:
@@ -147,6 +149,7 @@ def drop(connection: Connection, drops: Iterable[Drop], now: int) -> int:
         {
             "its_uid": keys.key(item.uid),
             "its_device_id": item.device_id,
+            "its_provider": item.provider,
             "its_token": _digest(item.token),
             "before": item.before,
             "reason": item.reason[:255],

@@ -48,13 +48,14 @@ class Delivery(Struct, frozen=True, kw_only=True):
 
 
 class Drop(Struct, frozen=True):
-    """A device whose token is dead, if it still has this token and was registered before `before`.
+    """A device whose token is dead, if it still has this provider's token and was registered before `before`.
 
     reason: the vendor's word; cut to what the column holds.
     """
 
     uid: str
     device_id: str
+    provider: str
     token: str
     before: int
     reason: str

@@ -108,8 +108,10 @@ def test_removing(db: Connection) -> None:
     assert not devices.remove(db, "u1", "d1")
 
 
-def dead(uid: str = "u1", device_id: str = "d1", token: str = "some-token", before: int = NOW + 1) -> Drop:
-    return Drop(uid, device_id, token, before, "Unregistered")
+def dead(
+    uid: str = "u1", device_id: str = "d1", token: str = "some-token", before: int = NOW + 1, provider: str = "ios"
+) -> Drop:
+    return Drop(uid, device_id, provider, token, before, "Unregistered")
 
 
 def in_quarantine(db: Connection, *uids: str) -> set[tuple[str, str]]:
@@ -127,6 +129,7 @@ def in_quarantine(db: Connection, *uids: str) -> set[tuple[str, str]]:
         (dead(token="SOME-TOKEN"), 0),
         (dead(device_id="d2"), 0),
         (dead("u2"), 0),
+        (dead(provider="sandbox"), 0),
     ],
 )
 def test_a_dead_token_goes_unless_it_was_registered_again(db: Connection, drop: Drop, removed: int) -> None:
@@ -149,7 +152,7 @@ def test_what_is_in_quarantine_is_found_where_it_is_asked_for_only(db: Connectio
     devices.put(db, FULL)
     devices.put(db, device(device_id="d2", token="lives"))
     reason = "Unregistered" * 50
-    devices.drop(db, [Drop("u1", "d1", "token", NOW, reason)], NOW + 7)
+    devices.drop(db, [Drop("u1", "d1", "ios", "token", NOW, reason)], NOW + 7)
     assert [each.device_id for each in of(db)] == ["d2"]
     assert [each.device_id for each in devices.to_push(db, ["u1"])["u1"]] == ["d2"]
     assert [each.device_id for each in devices.all_of(db, None, 10)] == ["d2"]
@@ -199,7 +202,7 @@ def test_removing_what_is_in_quarantine(db: Connection) -> None:
 def removed_at(db: Connection, uid: str, at: int, reason: str = "Unregistered", provider: str = "ios") -> None:
     """A device that came into quarantine then."""
     devices.put(db, device(uid, token=uid, provider=provider))
-    assert devices.drop(db, [Drop(uid, "d1", uid, NOW + 1, reason)], at) == 1
+    assert devices.drop(db, [Drop(uid, "d1", provider, uid, NOW + 1, reason)], at) == 1
 
 
 def test_what_came_into_quarantine_since_then_is_taken_back(db: Connection) -> None:
