@@ -11,7 +11,7 @@ import msgspec
 
 from app import table
 from app.admin import devices, figures, importing, reading, testpush, times, tracing
-from app.admin.devices import DeviceBody
+from app.admin.devices import DeviceBody, RestoreBody
 from app.admin.fields import Ids
 from app.admin.reading import Refused
 from app.admin.testpush import TestBody, TestReport
@@ -79,30 +79,31 @@ def _json(value: Any) -> None:
 
 @click.group("devices")
 def devices_group() -> None:
-    """List, register, remove and import devices."""
+    """List, register, remove, import and restore devices."""
 
 
 @devices_group.command("list")
 @click.argument("uid", required=False)
 @click.option("--provider", help="Only devices of this provider.")
+@click.option("--removed", is_flag=True, help="Also those in quarantine: the vendor called their token dead.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=1000, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def list_devices(tools: Tools, uid: str | None, provider: str | None, limit: int, as_json: bool) -> None:
+def list_devices(tools: Tools, uid: str | None, provider: str | None, removed: bool, limit: int, as_json: bool) -> None:
     """List the devices of UID, or of everyone. Tokens are masked."""
     with _store(tools) as database, database.read() as connection:
         if uid is None:
-            found = device_store.all_of(connection, provider, limit)
+            found = device_store.all_of(connection, provider, limit, removed=removed)
         else:
             _check(uid=uid)
-            found = device_store.of_users(connection, [uid]).get(uid, [])
+            found = device_store.of_users(connection, [uid], removed=removed).get(uid, [])
             found = [device for device in found if provider in (None, device.provider)][:limit]
     if as_json:
         _json({"devices": [devices.shown(device) for device in found]})
         return
-    head = ("UID", "DEVICE", "PROVIDER", "TOKEN", "LOCALE", "FLAG", "REGISTERED")
+    head = ["UID", "DEVICE", "PROVIDER", "TOKEN", "LOCALE", "FLAG", "REGISTERED"]
     rows = [
-        (
+        [
             d.uid,
             d.device_id,
             d.provider,
@@ -110,9 +111,13 @@ def list_devices(tools: Tools, uid: str | None, provider: str | None, limit: int
             d.locale,
             str(d.device_flag),
             times.local(d.registered_at),
-        )
+        ]
         for d in found
     ]
+    if removed:
+        head += ["REMOVED", "REASON"]
+        for row, d in zip(rows, found, strict=True):
+            row += ["-" if d.removed_at is None else times.local(d.removed_at), d.removed_reason]
     click.echo(table.draw(head, rows) if rows else "no devices")
 
 
@@ -140,7 +145,7 @@ def put_device(tools: Tools, /, uid: str, device_id: str, **given: Any) -> None:
 @click.argument("device_id")
 @click.pass_obj
 def delete_device(tools: Tools, uid: str, device_id: str) -> None:
-    """Forget a device."""
+    """Forget a device, in quarantine or not."""
     with _store(tools) as database:
         _check(uid=uid, device_id=device_id)
         with database.write() as connection:
@@ -166,6 +171,21 @@ def import_devices(tools: Tools, file: BinaryIO) -> None:
     click.echo(f"imported {result.imported}")
     if result.errors:
         raise SystemExit(1)
+
+
+@devices_group.command("restore")
+@click.option("--provider", required=True, help="The name of a configured provider.")
+@click.option("--since", required=True, help="An RFC 3339 time, or how long ago, such as 1h.")
+@click.pass_obj
+def restore_devices(tools: Tools, /, **given: Any) -> None:
+    """Take back the devices of a provider that came into quarantine since a time.
+
+    For tokens that were called dead because a setting was wrong.
+    """
+    with _store(tools) as database:
+        body = reading.convert(given, RestoreBody)
+        restored = devices.restore(database, body, tools.providers(), now_ms())
+    click.echo(f"restored {restored}")
 
 
 @click.command("trace")

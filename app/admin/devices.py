@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from app.admin import fields, times
 from app.admin.reading import Refused
@@ -37,7 +38,11 @@ class DeviceLine(DeviceBody, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class DeviceShown(Struct, frozen=True, kw_only=True):
-    """A registered device; its tokens are masked. updated_at: when anything but the time of registration changed."""
+    """A registered device; its tokens are masked. updated_at: when anything but the time of registration changed.
+
+    succeeded_at: of a push that the vendor took, to the day; left out where there was none.
+    removed_at, removed_reason: since when it is in quarantine, and the vendor's word; left out where it is not.
+    """
 
     uid: str
     device_id: str
@@ -49,6 +54,9 @@ class DeviceShown(Struct, frozen=True, kw_only=True):
     app_version: str
     registered_at: str
     updated_at: str
+    succeeded_at: str | UnsetType = UNSET
+    removed_at: str | UnsetType = UNSET
+    removed_reason: str | UnsetType = UNSET
 
 
 class DeviceList(Struct, frozen=True):
@@ -57,12 +65,39 @@ class DeviceList(Struct, frozen=True):
     devices: list[DeviceShown]
 
 
+class DevicesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """removed: with those in quarantine, because the vendor called their token dead."""
+
+    removed: bool = False
+
+
+Since = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        description="An RFC 3339 time, or how long ago, such as 1h.",
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,9}(ms|s|m|h|d)$"}]},
+    ),
+]
+
+
+class RestoreBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which devices to take back from quarantine: those of a provider that came there since then."""
+
+    provider: fields.ProviderName
+    since: Since
+
+
+class Restored(Struct, frozen=True):
+    """How many devices are pushed to again."""
+
+    restored: int
+
+
 def make(uid: str, device_id: str, body: DeviceBody, providers: Providers, now: int) -> Device:
     """The device that a registration describes; raises Refused where this provider cannot have it."""
-    kind = providers.get(body.provider)
-    if kind is None:
-        allowed = ", ".join(sorted(providers))
-        raise Refused(f"provider: found a name that is not configured; allowed: {allowed}")
+    kind = _kind(body.provider, providers)
     tokens = {"token": body.token, "voip_token": body.voip_token}
     if kind == "apns":
         for name, token in tokens.items():
@@ -81,6 +116,14 @@ def make(uid: str, device_id: str, body: DeviceBody, providers: Providers, now: 
         voip_token=tokens["voip_token"],
         app_version=body.app_version,
     )
+
+
+def _kind(provider: str, providers: Providers) -> str:
+    kind = providers.get(provider)
+    if kind is None:
+        allowed = ", ".join(sorted(providers))
+        raise Refused(f"provider: found a name that is not configured; allowed: {allowed}")
+    return kind
 
 
 def register(database: Database, wanted: Sequence[Device]) -> list[tuple[Device, bool]]:
@@ -107,6 +150,25 @@ def _keep_update_time(before: Device | None, after: Device) -> Device:
     return msgspec.structs.replace(after, updated_at=before.updated_at) if same else after
 
 
+RESTORED_TOGETHER = 1_000
+"""Devices taken back in one transaction: webhooks wait for as long as it takes."""
+
+
+def restore(database: Database, body: RestoreBody, providers: Providers, now: int) -> int:
+    """Take devices back from quarantine that looked dead because a setting was wrong; how many. Raises Refused."""
+    _kind(body.provider, providers)
+    since = times.since(body.since, now)
+    if since is None:
+        raise Refused("since: found another text; allowed: an RFC 3339 time, or how long ago, such as 1h")
+    restored = 0
+    while True:
+        with database.write() as connection:
+            some = devices.restore(connection, body.provider, since, limit=RESTORED_TOGETHER)
+        restored += some
+        if some < RESTORED_TOGETHER:
+            return restored
+
+
 def shown(device: Device) -> DeviceShown:
     """A device as it may be shown."""
     return DeviceShown(
@@ -120,6 +182,9 @@ def shown(device: Device) -> DeviceShown:
         app_version=device.app_version,
         registered_at=times.utc(device.registered_at),
         updated_at=times.utc(device.updated_at),
+        succeeded_at=times.utc(device.succeeded_at) if device.succeeded_at else UNSET,
+        removed_at=UNSET if device.removed_at is None else times.utc(device.removed_at),
+        removed_reason=UNSET if device.removed_at is None else device.removed_reason,
     )
 
 

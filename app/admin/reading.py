@@ -110,9 +110,11 @@ def convert_texts(texts: Mapping[str, str], into: type[T]) -> T:
 
 
 def from_text(text: str, rule: Rule) -> Any:
-    """A whole number where one is wanted and written; `check` refuses what is left of the others."""
+    """A whole number, true or false where one is wanted and written; `check` refuses what is left of the others."""
     if isinstance(rule.type, inspect.IntType) and re.fullmatch(r"-?[0-9]{1,20}", text):
         return int(text)
+    if isinstance(rule.type, inspect.BoolType) and text in ("true", "false"):
+        return text == "true"
     return text
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from providers.kit.values import Duration
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
     # A "+" that was not encoded arrives from a query as a space.
@@ -36,3 +38,11 @@ def parse(text: str) -> int | None:
     except ValueError:
         return None
     return (moment - _EPOCH) // timedelta(milliseconds=1) + int((fraction or "0").ljust(3, "0")[:3])
+
+
+def since(text: str, now: int) -> int | None:
+    """UNIX milliseconds of an RFC 3339 time, or of so long ago as `1h`; None where it is neither."""
+    try:
+        return now - int(Duration.parse(text) * 1000)
+    except ValueError:
+        return parse(text)

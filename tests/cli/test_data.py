@@ -15,10 +15,10 @@ from app.clock import now_ms
 from app.intake import Intake
 from app.intake import TestPush as Pushed
 from app.model import Outcome
-from app.store import deliveries, health, inbox
+from app.store import deliveries, devices, health, inbox
 from app.store.dialect import Database
 from app.store.opening import open_database
-from app.store.rows import Delivery, Health
+from app.store.rows import Delivery, Drop, Health
 from app.store.writer import GroupCommit
 
 AT = 1_700_000_000_000
@@ -106,6 +106,27 @@ def test_put_list_delete(cli: Cli) -> None:
     assert (shown["uid"], shown["token"], shown["locale"]) == ("ann", "tttt…tttt", "")
     assert cli.ok("devices", "delete", "ann", "phone") == "deleted\n"
     assert "no device" in cli.fails("devices", "delete", "ann", "phone")
+
+
+def test_quarantine(cli: Cli) -> None:
+    cli.put("ann", "phone", "t" * 30)
+    cli.put("ann", "pad", "q" * 30)
+    with cli.database.write() as connection:
+        gone = Drop("ann", "phone", "console", "t" * 30, now_ms() + 1, "Unregistered")
+        devices.drop(connection, [gone], now_ms())
+    for who in ([], ["ann"]):
+        assert len(cli.ok("devices", "list", *who).splitlines()) == 2
+        head, pad, phone = cli.ok("devices", "list", *who, "--removed").splitlines()
+        assert head.split()[-2:] == ["REMOVED", "REASON"]
+        assert pad.split()[-1] == "-"
+        assert phone.split()[-1] == "Unregistered"
+    shown = json.loads(cli.ok("devices", "list", "--removed", "--json"))["devices"]
+    assert [each.get("removed_reason") for each in shown] == [None, "Unregistered"]
+    assert "allowed: console, ios" in cli.fails("devices", "restore", "--provider", "nobody", "--since", "1h")
+    assert "RFC 3339" in cli.fails("devices", "restore", "--provider", "console", "--since", "noon")
+    assert cli.ok("devices", "restore", "--provider", "ios", "--since", "1h") == "restored 0\n"
+    assert cli.ok("devices", "restore", "--provider", "console", "--since", "1h") == "restored 1\n"
+    assert len(cli.ok("devices", "list").splitlines()) == 3
 
 
 @pytest.mark.parametrize(

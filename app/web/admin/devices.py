@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from app.admin import importing
-from app.admin.devices import DeviceBody, DeviceLine, DeviceList, DeviceShown, make, register, shown
+from app.admin.devices import (
+    DeviceBody,
+    DeviceLine,
+    DeviceList,
+    DeviceShown,
+    DevicesQuery,
+    RestoreBody,
+    Restored,
+    make,
+    register,
+    restore,
+    shown,
+)
 from app.admin.importing import Imported, Line
 from app.store import devices
 from app.web.admin.routes import Answer, Context, Route, Takes
@@ -20,9 +32,9 @@ def put(context: Context, uid: str, device_id: str, body: DeviceBody) -> Answer:
     return Answer(201 if is_new else 200, shown(kept))
 
 
-def of_user(context: Context, uid: str) -> Answer:
+def of_user(context: Context, uid: str, query: DevicesQuery) -> Answer:
     with context.database.read() as connection:
-        found = devices.of_users(connection, [uid]).get(uid, [])
+        found = devices.of_users(connection, [uid], removed=query.removed).get(uid, [])
     return Answer(200, DeviceList([shown(device) for device in found]))
 
 
@@ -42,6 +54,10 @@ def delete(context: Context, uid: str, device_id: str) -> Answer:
     return Answer(204)
 
 
+def take_back(context: Context, body: RestoreBody) -> Answer:
+    return Answer(200, Restored(restore(context.database, body, context.providers, context.now())))
+
+
 def register_all(context: Context, body: Iterable[Line]) -> Answer:
     return Answer(200, importing.register_lines(context.database, body, context.providers, context.now))
 
@@ -54,7 +70,10 @@ ROUTES = (
         view=put,
         summary="Register a device, or renew it. The same token under another user or device moves here.",
         body=DeviceBody,
-        answers={200: ("Changed or renewed.", DeviceShown), 201: ("New.", DeviceShown)},
+        answers={
+            200: ("Changed or renewed.", DeviceShown),
+            201: ("New, or back from quarantine.", DeviceShown),
+        },
     ),
     Route(
         method="GET",
@@ -62,6 +81,7 @@ ROUTES = (
         name="list_devices",
         view=of_user,
         summary="The devices of a user, with their tokens masked.",
+        query=DevicesQuery,
         answers={200: ("The devices; none for an unknown user.", DeviceList)},
     ),
     Route(
@@ -78,9 +98,18 @@ ROUTES = (
         path="/users/{uid}/devices/{device_id}",
         name="delete_device",
         view=delete,
-        summary="Forget a device.",
+        summary="Forget a device, in quarantine or not.",
         answers={204: ("Forgotten.", None)},
         refuses={404: _UNKNOWN},
+    ),
+    Route(
+        method="POST",
+        path="/devices/restore",
+        name="restore_devices",
+        view=take_back,
+        summary="Take devices back from quarantine whose tokens looked dead because a setting was wrong.",
+        body=RestoreBody,
+        answers={200: ("How many are pushed to again.", Restored)},
     ),
     Route(
         method="POST",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from app.admin.devices import DeviceBody, DeviceLine
+from app.admin.devices import DeviceBody, DeviceLine, RestoreBody
 from app.admin.fields import Ids
 from app.web.admin.routes import Answer, Context, Route, Takes
 
@@ -57,13 +57,13 @@ def route(others: Sequence[Route], providers: Iterable[str]) -> Route:
 
 def document(routes: Sequence[Route], providers: Iterable[str]) -> dict[str, Any]:
     """OpenAPI 3.1 for these routes, where devices are registered with one of these providers."""
-    structs: set[type[Struct]] = {Error, Ids, DeviceBody, DeviceLine}
+    structs: set[type[Struct]] = {Error, Ids, DeviceBody, DeviceLine, RestoreBody}
     for each in routes:
         structs.update(struct for _, struct in each.answers.values() if struct)
         structs.update(struct for struct in (each.body, each.query) if struct)
     ordered = sorted(structs, key=lambda struct: struct.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REFS)
-    for struct in (DeviceBody, DeviceLine):
+    for struct in (DeviceBody, DeviceLine, RestoreBody):
         schemas[struct.__name__]["properties"]["provider"] = {"enum": sorted(providers)}
     paths: dict[str, dict[str, Any]] = {}
     for each in routes:

@@ -10,6 +10,7 @@ import pytest
 
 from app.admin import importing
 from app.store import devices
+from app.store.rows import Drop
 from app.web import admin
 from tests.web.admin.kit import START, Api, ok, refused
 
@@ -61,6 +62,97 @@ def test_look_up_and_delete(api: Api) -> None:
     for method in ("GET", "DELETE"):
         refused(api.call(method, "/users/u/devices/d"), "no device", status=404)
     assert api.devices("nobody") == []
+
+
+def quarantine(api: Api, uid: str, token: str = "t" * 30, at: int = START, provider: str = "console") -> None:
+    """What a dispatcher does when the vendor calls a token dead."""
+    with api.database.write() as connection:
+        assert devices.drop(connection, [Drop(uid, "d", provider, token, START + 1, "Unregistered")], at) == 1
+
+
+REMOVED = {"removed_at": "2023-11-14T22:13:20.000Z", "removed_reason": "Unregistered"}
+
+
+def test_a_device_in_quarantine_is_listed_where_it_is_asked_for(api: Api) -> None:
+    api.register("u", "d")
+    api.register("u", "other", token="q" * 30)
+    before = ok(api.call("GET", "/users/u/devices/d"))
+    quarantine(api, "u")
+    assert [each["device_id"] for each in api.devices("u")] == ["other"]
+    refused(api.call("GET", "/users/u/devices/d"), "no device", status=404)
+    for query in ("", "?removed=false"):
+        assert len(ok(api.call("GET", f"/users/u/devices{query}"))["devices"]) == 1
+    listed = ok(api.call("GET", "/users/u/devices?removed=true"))["devices"]
+    assert listed == [before | REMOVED, *api.devices("u")]
+    assert ok(api.call("GET", "/stats"))["devices"] == {"console": 1}
+    for query in ("yes", "True", "1", ""):
+        refused(api.call("GET", f"/users/u/devices?removed={query}"), "removed", "true or false")
+
+
+def test_a_device_returns_from_quarantine_by_registering_again(api: Api) -> None:
+    api.register("u", "d")
+    quarantine(api, "u")
+    api.now = START + 1_500
+    again = ok(api.call("PUT", "/users/u/devices/d", body=GOOD), 201)
+    assert again["registered_at"] == again["updated_at"] == "2023-11-14T22:13:21.500Z"
+    assert ok(api.call("GET", "/users/u/devices?removed=true"))["devices"] == [again]
+    assert api.register("u", "d") == 200
+
+
+def test_a_token_returns_from_quarantine_under_another_user(api: Api) -> None:
+    api.register("u", "d")
+    quarantine(api, "u")
+    assert imported(api, line(1, token="t" * 30))["imported"] == 1
+    assert ok(api.call("GET", "/users/u/devices?removed=true"))["devices"] == []
+    assert len(api.devices("u1")) == 1
+
+
+def test_deleting_what_is_in_quarantine(api: Api) -> None:
+    api.register("u", "d")
+    quarantine(api, "u")
+    assert api.call("DELETE", "/users/u/devices/d").status_code == 204
+    assert ok(api.call("GET", "/users/u/devices?removed=true"))["devices"] == []
+    assert ok(api.call("POST", "/devices/restore", body={"provider": "console", "since": "1h"})) == {"restored": 0}
+
+
+def test_devices_that_looked_dead_are_restored(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.admin.devices.RESTORED_TOGETHER", 2)
+    hour = 3_600_000
+    api.now = START + hour
+    for number in range(7):
+        api.register(f"u{number}", "d", token=f"token-{number}", provider="android" if number == 6 else "console")
+    with api.database.write() as connection:
+        for number in range(7):
+            provider = "android" if number == 6 else "console"
+            gone = Drop(f"u{number}", "d", provider, f"token-{number}", api.now + 1, "BadDeviceToken")
+            devices.drop(connection, [gone], START + number)
+    before = ok(api.call("GET", "/users/u1/devices?removed=true"))["devices"][0]
+    api.now = START + hour + 1
+    assert ok(api.call("POST", "/devices/restore", body={"provider": "console", "since": "1h"})) == {"restored": 5}
+    restored = api.devices("u1")
+    assert restored == [{name: value for name, value in before.items() if not name.startswith("removed")}]
+    assert [number for number in range(7) if not api.devices(f"u{number}")] == [0, 6]
+    body = {"provider": "console", "since": "2023-11-14T22:13:20Z"}
+    assert ok(api.call("POST", "/devices/restore", body=body)) == {"restored": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"since": "1h"}, ("provider", "missing")),
+        ({"provider": "console"}, ("since", "missing")),
+        ({"provider": "nobody", "since": "1h"}, ("provider", "android, console, ios")),
+        ({"provider": "console", "since": "yesterday"}, ("since", "RFC 3339", "1h")),
+        ({"provider": "console", "since": "1 h"}, ("since", "RFC 3339")),
+        ({"provider": "console", "since": 1}, ("since", "a whole number")),
+    ],
+)
+def test_a_restore_that_is_refused(api: Api, body: Any, words: tuple[str, ...]) -> None:
+    api.register("u", "d")
+    quarantine(api, "u")
+    before = api.everything()
+    refused(api.call("POST", "/devices/restore", body=body), *words)
+    assert api.everything() == before
 
 
 @pytest.mark.parametrize("length", [1, 8, 23, 24, 4096])
