@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import Connection, delete
 
 from app.model import Device
@@ -18,10 +17,9 @@ from app.store.rows import Drop
 from providers.kit.base import TokenInvalid
 from tests.store.kit import NOW
 
-UIDS = ["u1", "u2", "u" * 300]
-DEVICES = ["phone", "pad"]
-PROVIDERS = ["ios", "android"]
-TOKENS = ["a", "A", "b"]
+LONG = "u" * 300
+PHONES = [("u1", "phone"), ("u1", "pad"), (LONG, "phone")]
+TOKENS = [("ios", "a"), ("ios", "A"), ("android", "a")]
 REASONS = ["Unregistered", "BadDeviceToken"]
 
 REACHED, REMOVED, FORGOTTEN = "reached", "removed", "forgotten"
@@ -70,16 +68,9 @@ class Phones(RuleBasedStateMachine):
     def those(self, state: str) -> list[Registration]:
         return [call for call in self.calls if call.state == state]
 
-    def pick(self, data: st.DataObject, some: list[Any]) -> Any:
-        return data.draw(st.sampled_from(some)) if some else None
-
-    @rule(
-        uid=st.sampled_from(UIDS),
-        device_id=st.sampled_from(DEVICES),
-        provider=st.sampled_from(PROVIDERS),
-        token=st.sampled_from(TOKENS),
-    )
-    def register(self, uid: str, device_id: str, provider: str, token: str) -> None:
+    @rule(phone=st.sampled_from(PHONES), of=st.sampled_from(TOKENS))
+    def register(self, phone: tuple[str, str], of: tuple[str, str]) -> None:
+        (uid, device_id), (provider, token) = phone, of
         self.now += 1
         call = Registration(uid, device_id, provider, token, self.now)
         known = any((c.uid, c.device_id) == (uid, device_id) for c in self.those(REACHED))
@@ -89,26 +80,18 @@ class Phones(RuleBasedStateMachine):
         self.calls.append(call)
         assert devices.put(self.db, Device(uid, device_id, provider, token, self.now)) is not known
 
-    @rule(data=st.data())
-    def register_again(self, data: st.DataObject) -> None:
-        call = self.pick(data, self.calls)
-        if call is not None:
-            self.register(call.uid, call.device_id, call.provider, call.token)
-
+    @precondition(lambda self: self.those(REACHED))
     @rule(data=st.data())
     def push(self, data: st.DataObject) -> None:
-        call = self.pick(data, self.those(REACHED))
-        if call is not None:
-            found = devices.to_push(self.db, [call.uid])[call.uid]
-            (device,) = (each for each in found if each.device_id == call.device_id)
-            self.pushes.append((device, call))
+        call = data.draw(st.sampled_from(self.those(REACHED)))
+        found = devices.to_push(self.db, [call.uid])[call.uid]
+        (device,) = (each for each in found if each.device_id == call.device_id)
+        self.pushes.append((device, call))
 
+    @precondition(lambda self: self.pushes)
     @rule(data=st.data(), dated=st.booleans(), reason=st.sampled_from(REASONS))
     def refuse(self, data: st.DataObject, dated: bool, reason: str) -> None:
-        pushed = self.pick(data, self.pushes)
-        if pushed is None:
-            return
-        device, call = pushed
+        device, call = data.draw(st.sampled_from(self.pushes))
         self.now += 1
         since = data.draw(st.integers(call.at - 1, self.now)) if dated else None
         said = decide(
@@ -127,7 +110,17 @@ class Phones(RuleBasedStateMachine):
         for each in hit:
             each.state, each.removed_at, each.reason = REMOVED, self.now, reason
 
-    @rule(data=st.data(), provider=st.sampled_from(PROVIDERS), reasons=st.none() | st.sets(st.sampled_from(REASONS)))
+    @precondition(lambda self: self.those(REACHED))
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        self.push(data)
+        self.refuse(data, False, "Unregistered")
+
+    @rule(
+        data=st.data(),
+        provider=st.sampled_from(["ios", "android"]),
+        reasons=st.none() | st.sets(st.sampled_from(REASONS)),
+    )
     def restore(self, data: st.DataObject, provider: str, reasons: set[str] | None) -> None:
         since = data.draw(st.integers(NOW, self.now + 1))
         back = [
@@ -139,8 +132,9 @@ class Phones(RuleBasedStateMachine):
         for call in back:
             call.state = REACHED
 
-    @rule(uid=st.sampled_from(UIDS), device_id=st.sampled_from(DEVICES))
-    def remove(self, uid: str, device_id: str) -> None:
+    @rule(phone=st.sampled_from(PHONES))
+    def remove(self, phone: tuple[str, str]) -> None:
+        uid, device_id = phone
         known = [c for c in self.calls if c.state != FORGOTTEN and (c.uid, c.device_id) == (uid, device_id)]
         assert devices.remove(self.db, uid, device_id) is bool(known)
         for call in known:
@@ -157,7 +151,7 @@ class Phones(RuleBasedStateMachine):
     @invariant()
     def who_is_reached(self) -> None:
         reached = sorted(call.place for call in self.those(REACHED))
-        found = devices.to_push(self.db, UIDS)
+        found = devices.to_push(self.db, ["u1", LONG])
         assert sorted(place(each) for of in found.values() for each in of) == reached
         assert sum(devices.count(self.db).values()) == len(reached)
 
@@ -171,5 +165,5 @@ class Phones(RuleBasedStateMachine):
 
 @pytest.mark.soak
 def test_who_registered_last_and_was_not_refused_since_is_reached(db: Connection, soak: bool) -> None:
-    how = settings(max_examples=300 if soak else 25, stateful_step_count=40 if soak else 20, database=None)
+    how = settings(max_examples=500 if soak else 15, stateful_step_count=40, database=None)
     run_state_machine_as_test(lambda: Phones(db), settings=how)
