@@ -121,6 +121,7 @@ def rules(config: Config) -> Rules:
         ttl=_ms(config.presence.ttl),
         ask_after=ASK_AFTER if config.wukongim.api_url else None,
         skip_types=style.skip_types,
+        stale_after=_ms(config.devices.stale_after) or None,
     )
     return Rules(policy, style)
 

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from app import words
 from app.yamlfile import ConfigError, convert, expand, read, show
-from providers.kit.values import Duration, Period, Secret, Size
+from providers.kit.values import Duration, Period, PeriodOrOff, Secret, Size
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
@@ -85,6 +85,11 @@ class Presence(_Section, frozen=True):
     ttl: Duration = Duration(3600)
 
 
+class Devices(_Section, frozen=True):
+    quarantine: Duration = Duration(7 * 86400)
+    stale_after: PeriodOrOff = PeriodOrOff(0)
+
+
 class WuKongIM(_Section, frozen=True):
     api_url: str = ""
     api_token: Secret = Secret(b"")
@@ -112,6 +117,7 @@ class Config(_Section, frozen=True):
     dispatcher: Dispatcher = Dispatcher()
     retry: Retry = Retry()
     presence: Presence = Presence()
+    devices: Devices = Devices()
     wukongim: WuKongIM = WuKongIM()
     notification: Notification = Notification()
     trace: Trace = Trace()

@@ -151,6 +151,15 @@ class Device(Struct, frozen=True):
     removed_at: int | None = None
     removed_reason: str = ""
 
+    @property
+    def seen_at(self) -> int:
+        """When it last showed that it is there."""
+        return max(self.registered_at, self.succeeded_at)
+
+
+SUCCESS_KEPT_EVERY = 86_400_000
+"""Milliseconds: `Device.succeeded_at` is no more exact than this, since most devices take many pushes a day."""
+
 
 class Settings(Struct, frozen=True):
     """What the admin API keeps of a user; None and "" mean that nothing was set."""
@@ -180,10 +189,11 @@ class Hold(Struct, frozen=True):
 
 
 class Skip(Struct, frozen=True):
-    """No push, and why, in the trace's words."""
+    """No push, and why, in the trace's words. `device`: None where it is the user as a whole that gets none."""
 
     outcome: Outcome
     reason: str
+    device: Device | None = None
 
 
 Decision = Push | Hold | Skip

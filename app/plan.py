@@ -6,7 +6,20 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from app.model import PERSON, Connections, Content, Decision, Device, Hold, Lane, Message, Outcome, Push, Skip
+from app.model import (
+    PERSON,
+    SUCCESS_KEPT_EVERY,
+    Connections,
+    Content,
+    Decision,
+    Device,
+    Hold,
+    Lane,
+    Message,
+    Outcome,
+    Push,
+    Skip,
+)
 from app.presence import Looks, looks
 
 
@@ -15,6 +28,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     ask_after: how long after the webhook WuKongIM is asked about a user who looks online; None = it is not asked.
     skip_types: payload types that never ring.
+    stale_after: how long a device may be silent before it is skipped; None = for ever.
     """
 
     suppress: str = "any"
@@ -22,6 +36,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     ttl: int = 3_600_000
     ask_after: int | None = None
     skip_types: frozenset[int] = frozenset()
+    stale_after: int | None = None
 
 
 def message_skip(message: Message, payload_type: int, policy: Policy, now: int) -> Skip | None:
@@ -49,6 +64,12 @@ def lane(message: Message, content: Content, uid: str, bulk: bool) -> Lane:
     return Lane.NOW if message.channel_type == PERSON or content.mentions_all else Lane.NORMAL
 
 
+def is_stale(device: Device, policy: Policy, at: int) -> bool:
+    """Whether a device had neither registered nor taken a push for so long that by `at` nobody is taken to have it."""
+    # A success that is not written down is no older than this.
+    return policy.stale_after is not None and at - device.seen_at > policy.stale_after + SUCCESS_KEPT_EVERY
+
+
 def recipient(
     message: Message,
     uid: str,
@@ -59,22 +80,34 @@ def recipient(
     received_at: int,
     now: int,
 ) -> list[Decision]:
-    """What happens to one recipient: one decision for the user, or one push for each device."""
+    """What happens to one recipient: one decision for the user, or one push for each device.
+
+    Each stale device is skipped beside that, and a user who has no other gets nothing else.
+    """
     if uid == message.from_uid:
         return [Skip(Outcome.SKIPPED, "sender")]
     if not devices:
         return [Skip(Outcome.SKIPPED, "no_device")]
+    stale: list[Decision] = []
+    if policy.stale_after is not None:
+        stale = [Skip(Outcome.SKIPPED, "stale", device) for device in devices if is_stale(device, policy, received_at)]
+        if len(stale) == len(devices):
+            return stale
     look = looks(connections, policy.suppress, policy.ttl, now)
     if look is Looks.OFFLINE or (look is Looks.DOUBTFUL and policy.ask_after is None):
-        return [Push(device) for device in devices]
+        return [*stale, *_pushes(devices, policy, received_at)]
     wait = policy.hold if policy.ask_after is None else min(policy.ask_after, policy.hold)
-    return [Hold(received_at + wait)]
+    return [*stale, Hold(received_at + wait)]
+
+
+def _pushes(devices: Sequence[Device], policy: Policy, received_at: int) -> list[Push]:
+    return [Push(device) for device in devices if not is_stale(device, policy, received_at)]
 
 
 def held(
     devices: Sequence[Device], connections: Connections, *, policy: Policy, asked: bool, received_at: int, now: int
 ) -> list[Decision]:
-    """What happens to a held recipient whose time has come.
+    """What happens to a held recipient whose time has come. Stale devices were skipped when it was held.
 
     asked: the server has answered, and `connections` says what it said.
     """
@@ -82,7 +115,7 @@ def held(
         return [Skip(Outcome.SKIPPED, "no_device")]
     look = looks(connections, policy.suppress, policy.ttl, now)
     if look is Looks.OFFLINE or (look is Looks.DOUBTFUL and not asked):
-        return [Push(device) for device in devices]
+        return [*_pushes(devices, policy, received_at)] or [Skip(Outcome.SKIPPED, "stale")]
     if asked or now >= received_at + policy.hold:
         return [Skip(Outcome.SUPPRESSED, "online")]
     return [Hold(received_at + policy.hold)]

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 from msgspec import Struct
 
-from providers.kit.values import Duration, Period, Secret, Size
+from providers.kit.values import Duration, Period, PeriodOrOff, Secret, Size
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ def convert(raw: dict[str, Any], into: type[T], path: str | Path, prefix: str = 
 
 
 def _decode_special(kind: type, value: Any) -> Any:
-    if kind in (Duration, Period, Size):
+    if kind in (Duration, Period, PeriodOrOff, Size):
         return kind.parse(value)
     if kind is Secret:
         if not isinstance(value, str | bytes):

@@ -136,17 +136,17 @@ def register(database: Database, wanted: Sequence[Device]) -> list[tuple[Device,
         known = {(d.uid, d.device_id): d for of in devices.of_users(connection, users).values() for d in of}
         kept = []
         for device in wanted:
-            device = _keep_update_time(known.get((device.uid, device.device_id)), device)
+            device = _as_kept(known.get((device.uid, device.device_id)), device)
             kept.append((device, devices.put(connection, device)))
             known[device.uid, device.device_id] = device
         return kept
 
 
-def _keep_update_time(before: Device | None, after: Device) -> Device:
+def _as_kept(before: Device | None, after: Device) -> Device:
     if before is None:
         return after
-    sent = {name: getattr(after, name) for name in ("registered_at", "updated_at", "succeeded_at")}
-    same = msgspec.structs.replace(before, **sent) == after
+    after = msgspec.structs.replace(after, succeeded_at=before.succeeded_at)
+    same = msgspec.structs.replace(before, registered_at=after.registered_at, updated_at=after.updated_at) == after
     return msgspec.structs.replace(after, updated_at=before.updated_at) if same else after
 
 

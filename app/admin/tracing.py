@@ -50,6 +50,15 @@ class TraceQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     before: Before | UnsetType = UNSET
 
 
+Reason = Annotated[
+    str,
+    Meta(
+        description="Why, in the vendor's words where it was the vendor. Of `suppressed`: online. Of `skipped`: "
+        "sender, sync_once, type, no_device, stale (silent for longer than devices.stale_after), expired."
+    ),
+]
+
+
 class Record(Struct, frozen=True, kw_only=True):
     """The outcome of one message for one device; `device_id` is empty where it concerns the user as a whole."""
 
@@ -58,7 +67,7 @@ class Record(Struct, frozen=True, kw_only=True):
     device_id: str
     provider: str
     outcome: OutcomeWord
-    reason: str
+    reason: Reason
     provider_id: str
     source: str
     at: str

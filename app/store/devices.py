@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Delete, Select, Update, and_, 
 
 from app.model import Device
 from app.store import dialect, keys
-from app.store.rows import Drop
+from app.store.rows import Drop, Touch
 from app.store.schema import devices
 
 _VALUES = (
@@ -145,22 +145,29 @@ _SAME_TOKEN = and_(
 
 def drop(connection: Connection, drops: Iterable[Drop], now: int) -> int:
     """Put devices in quarantine whose token a vendor called dead, unless it was registered again since; how many."""
-    values = [
-        {
-            "its_uid": keys.key(item.uid),
-            "its_device_id": item.device_id,
-            "its_provider": item.provider,
-            "its_token": _digest(item.token),
-            "before": item.before,
-            "reason": item.reason[:255],
-        }
-        for item in drops
-    ]
+    values = [{**_token(item), "before": item.before, "reason": item.reason[:255]} for item in drops]
     if not values:
         return 0
     dead = and_(_SAME_TOKEN, devices.c.registered_at < bindparam("before"), _HERE)
     statement = update(devices).where(dead).values(removed_at=now, removed_reason=bindparam("reason"))
     return connection.execute(statement, values).rowcount
+
+
+def _token(item: Drop | Touch) -> dict[str, Any]:
+    """The values of _SAME_TOKEN."""
+    return {
+        "its_uid": keys.key(item.uid),
+        "its_device_id": item.device_id,
+        "its_provider": item.provider,
+        "its_token": _digest(item.token),
+    }
+
+
+def touch(connection: Connection, touches: Iterable[Touch]) -> None:
+    """Note of devices that they took a push, unless they have another token by now."""
+    values = [{**_token(item), "at": item.at} for item in touches]
+    if values:
+        connection.execute(update(devices).where(_SAME_TOKEN).values(succeeded_at=bindparam("at")), values)
 
 
 def restore(

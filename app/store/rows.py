@@ -61,6 +61,16 @@ class Drop(Struct, frozen=True):
     reason: str
 
 
+class Touch(Struct, frozen=True):
+    """A device that took a push at `at`, if it still has this provider's token."""
+
+    uid: str
+    device_id: str
+    provider: str
+    token: str
+    at: int
+
+
 class Health(Struct, frozen=True):
     """What one dispatcher said of itself last; `health` is its JSON."""
 

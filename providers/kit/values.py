@@ -59,6 +59,17 @@ class Period(Duration):
         return found
 
 
+class PeriodOrOff(Period):
+    """A period, or `off`, which is zero and so false."""
+
+    allowed = "off, or a time above zero, such as 12h or 90d"
+
+    @classmethod
+    def parse(cls, text: object) -> Duration:
+        # What YAML makes of the bare word, or what is left of an environment variable that is not set.
+        return cls(0) if text is False or text in ("off", "") else super().parse(text)
+
+
 class Size(int):
     """Bytes, at least one, written `64KiB` or `8MiB`."""
 

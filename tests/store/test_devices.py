@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from app.model import Device
 from app.store import devices
-from app.store.rows import Drop
+from app.store.rows import Drop, Touch
 from tests.store.kit import NOW, UIDS, device
 
 FULL = Device("u1", "d1", "ios", "token", NOW - 5, NOW - 3, "zh-CN", 2, "voip-token", "1.2.3")
@@ -197,6 +197,19 @@ def test_removing_what_is_in_quarantine(db: Connection) -> None:
     assert devices.remove(db, "u1", "d1")
     assert not devices.remove(db, "u1", "d1")
     assert devices.restore(db, "ios", 0) == 0
+
+
+def test_a_success_is_noted_of_the_token_that_had_it(db: Connection) -> None:
+    devices.put(db, device())
+    devices.put(db, device(device_id="d2", token="second"))
+    devices.touch(db, [])
+    fields = {"uid": "u1", "device_id": "d1", "provider": "ios", "token": "some-token"}
+    others = [{"uid": "u2"}, {"device_id": "d2"}, {"provider": "android"}, {"token": "SOME-TOKEN"}]
+    devices.touch(db, [Touch(**(fields | other), at=NOW + 5) for other in others])
+    assert {each.succeeded_at for each in of(db)} == {0}
+    devices.touch(db, [Touch(**fields, at=NOW + 6), Touch("u1", "d2", "ios", "second", NOW + 7)])
+    assert [each.succeeded_at for each in of(db)] == [NOW + 6, NOW + 7]
+    assert sorted(each.succeeded_at for each in devices.to_push(db, ["u1"])["u1"]) == [NOW + 6, NOW + 7]
 
 
 def removed_at(db: Connection, uid: str, at: int, reason: str = "Unregistered", provider: str = "ios") -> None:

@@ -11,7 +11,7 @@ from app import config as configuration
 from app import words
 from app.config import LATER, Config, load, networks, payload_types
 from app.yamlfile import ConfigError
-from providers.kit.values import Duration, Period, Secret, Size
+from providers.kit.values import Duration, Period, PeriodOrOff, Secret, Size
 
 SHIPPED = Path(__file__).parents[2] / "config.yaml"
 CONSOLE = "providers: {console: {type: console}}\n"
@@ -99,6 +99,15 @@ BROKEN: list[tuple[str, str]] = [
         "retry.max_delay: found '00d'; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
     ),
     (
+        "devices: {stale_after: 0d}\n",
+        "devices.stale_after: found '0d'; allowed: off, or a time above zero, such as 12h or 90d",
+    ),
+    (
+        "devices: {stale_after: on}\n",
+        "devices.stale_after: found true; allowed: off, or a time above zero, such as 12h or 90d",
+    ),
+    ("devices: {stale: 90d}\n", "devices.stale: unknown key; allowed: quarantine, stale_after"),
+    (
         "webhook: {max_body: 0B}\n",
         "webhook.max_body: found '0B'; allowed: a size above zero, such as 512B, 64KiB or 8MiB",
     ),
@@ -159,8 +168,8 @@ BROKEN: list[tuple[str, str]] = [
     ("server: {bind: '127.0.0.1:65536'}\n", "server.bind: found '127.0.0.1:65536'; allowed: HOST:PORT or unix:PATH"),
     (
         "path: elsewhere\n",
-        "path: unknown key; allowed: admin, dispatcher, notification, presence, providers, retry, server, storage, "
-        "trace, webhook, wukongim",
+        "path: unknown key; allowed: admin, devices, dispatcher, notification, presence, providers, retry, server, "
+        "storage, trace, webhook, wukongim",
     ),
     (
         "admin: {token: *hunter2}\n",
@@ -216,7 +225,7 @@ def test_what_is_said_of_a_broken_file(tmp_path: Path, text: str, said: str) -> 
         ("server: {trusted_proxies: [nginx]}\n", "server.trusted_proxies[0]: found 'nginx' ("),
         ("notification: {types: {'1': nothing}}\n", "notification.types.1: found 'nothing'; allowed: call, card, "),
         ("notification: {templates: {en: {text: '{'}}}\n", "notification.templates.en.text: found a single brace; "),
-        ("unknown: 1\n", "unknown: unknown key; allowed: admin, dispatcher, notification, "),
+        ("unknown: 1\n", "unknown: unknown key; allowed: admin, devices, dispatcher, notification, "),
     ],
 )
 def test_what_is_said_first_of_a_broken_file(tmp_path: Path, text: str, begin: str) -> None:
@@ -353,6 +362,18 @@ def test_a_period_is_a_duration_that_is_not_zero(unit: str) -> None:
     assert Period.parse(f"05{unit}") == Duration.parse(f"5{unit}")
     with pytest.raises(ValueError, match="above zero"):
         Period.parse(f"00{unit}")
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", "''", "'${STALE_AFTER:-}'"])
+def test_staleness_is_off_where_the_file_says_so(tmp_path: Path, text: str) -> None:
+    assert not good(tmp_path, f"devices: {{stale_after: {text}}}\n" + CONSOLE).devices.stale_after
+    assert not Config().devices.stale_after
+
+
+def test_staleness_is_a_time_otherwise(tmp_path: Path) -> None:
+    assert good(tmp_path, "devices: {stale_after: 90d}\n" + CONSOLE).devices.stale_after == 90 * 86_400
+    with pytest.raises(ValueError, match="off"):
+        PeriodOrOff.parse(None)
 
 
 def test_no_size_is_zero() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from app.model import Connection, Connections, Decision, Device, Hold, Message, Outcome, Push, Skip
-from app.plan import Policy, held, is_expired, message_skip, recipient
+from app.model import SUCCESS_KEPT_EVERY, Connection, Connections, Decision, Device, Hold, Message, Outcome, Push, Skip
+from app.plan import Policy, held, is_expired, is_stale, message_skip, recipient
 
 NOW = 1_785_398_400_000
 RECEIVED = NOW - 500
@@ -109,3 +109,62 @@ def test_a_hold_of_nothing_suppresses_at_once() -> None:
     [hold] = recipient(message(), "u", DEVICES, ONLINE, policy=policy, received_at=NOW, now=NOW)
     assert hold == Hold(NOW)
     assert held(DEVICES, ONLINE, policy=policy, asked=False, received_at=NOW, now=NOW) == SUPPRESSED
+
+
+AGE = 90 * 86_400_000
+STRICT = Policy(ttl=60_000, stale_after=AGE)
+LAST = RECEIVED - AGE - SUCCESS_KEPT_EVERY
+"""The oldest sign of life that counts."""
+
+
+@pytest.mark.parametrize(
+    ("registered_at", "succeeded_at", "stale"),
+    [
+        (LAST, 0, False),
+        (LAST - 1, 0, True),
+        (LAST - 1, LAST, False),
+        (LAST, LAST - 1, False),
+        (LAST - 1, LAST - 1, True),
+        (NOW, 0, False),
+        (0, NOW, False),
+    ],
+)
+def test_a_device_without_a_sign_of_life(registered_at: int, succeeded_at: int, stale: bool) -> None:
+    device = Device("u", "d1", "ios", "t1", registered_at, succeeded_at=succeeded_at)
+    assert is_stale(device, STRICT, RECEIVED) is stale
+    assert not is_stale(device, POLICY, RECEIVED)
+
+
+OLD = tuple(Device("u", name, "ios", name, LAST - 1) for name in ("old", "older"))
+STALE: list[Decision] = [Skip(Outcome.SKIPPED, "stale", device) for device in OLD]
+
+
+@pytest.mark.parametrize(
+    ("connections", "devices", "decisions"),
+    [
+        (OFFLINE, (*OLD, *DEVICES), [*STALE, *PUSHES]),
+        (ONLINE, (*OLD, *DEVICES), [*STALE, Hold(RECEIVED + 3_000)]),
+        (OFFLINE, OLD, STALE),
+        (ONLINE, OLD, STALE),
+        (OFFLINE, DEVICES, PUSHES),
+    ],
+)
+def test_stale_devices_are_skipped_one_by_one(
+    connections: Connections, devices: tuple[Device, ...], decisions: list[Decision]
+) -> None:
+    found = recipient(message(), "u", devices, connections, policy=STRICT, received_at=RECEIVED, now=NOW)
+    assert found == decisions
+
+
+def test_stale_devices_of_a_held_recipient_stay_skipped() -> None:
+    def released(devices: tuple[Device, ...]) -> list[Decision]:
+        return held(devices, OFFLINE, policy=STRICT, asked=False, received_at=RECEIVED, now=NOW)
+
+    assert released((*OLD, *DEVICES)) == PUSHES
+    assert released(OLD) == [Skip(Outcome.SKIPPED, "stale")]
+
+
+def test_a_device_that_was_there_when_the_message_came_is_not_stale_by_the_end_of_the_hold() -> None:
+    device = Device("u", "d", "ios", "t", LAST)
+    found = held((device,), OFFLINE, policy=STRICT, asked=False, received_at=RECEIVED, now=RECEIVED + 60_000)
+    assert found == [Push(device)]

@@ -10,7 +10,7 @@ import pytest
 
 from app.admin import importing
 from app.store import devices
-from app.store.rows import Drop
+from app.store.rows import Drop, Touch
 from app.web import admin
 from tests.web.admin.kit import START, Api, ok, refused
 
@@ -41,6 +41,18 @@ def test_register_then_change(api: Api) -> None:
     assert changed["updated_at"] == changed["registered_at"] == "2023-11-14T22:13:21.500Z"
     assert changed["locale"] == changed["voip_token"] == ""
     assert api.devices("u") == [changed]
+
+
+def test_a_success_is_shown_and_is_no_change(api: Api) -> None:
+    before = ok(api.call("PUT", "/users/u/devices/d", body=GOOD), 201)
+    with api.database.write() as connection:
+        devices.touch(connection, [Touch("u", "d", "console", GOOD["token"], START + 1_000)])
+    success = {"succeeded_at": "2023-11-14T22:13:21.000Z"}
+    assert api.devices("u") == [before | success]
+    api.now = START + 1_500
+    again = ok(api.call("PUT", "/users/u/devices/d", body=GOOD))
+    assert again == before | success | {"registered_at": "2023-11-14T22:13:21.500Z"}
+    assert api.devices("u") == [again]
 
 
 def test_a_token_moves_to_its_new_owner(api: Api) -> None:
