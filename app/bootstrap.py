@@ -195,6 +195,7 @@ async def _dispatch(
             max_delay=_ms(config.retry.max_delay),
         ),
         retention=_ms(config.trace.retention),
+        quarantine=_ms(config.devices.quarantine),
         owner=owner,
         poke=end,
         ask=ask,

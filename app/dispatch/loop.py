@@ -23,7 +23,7 @@ from app.dispatch.waiting import Waiting
 from app.intake import LANES
 from app.model import Outcome
 from app.settle import Limits
-from app.store import deliveries, health, inbox
+from app.store import deliveries, devices, health, inbox
 from app.store import presence as presence_store
 from app.store.dialect import Database, Transaction
 from app.store.rows import Health
@@ -51,6 +51,7 @@ class Dispatcher:
         rules: Rules,
         limits: Limits,
         retention: int,
+        quarantine: int,
         owner: str,
         poke: socket.socket,
         ask: Ask | None,
@@ -63,6 +64,7 @@ class Dispatcher:
         }
         self._waiting = Waiting(self._shared, self._settler, ask)
         self._retention = retention
+        self._quarantine = quarantine
         self._poke = poke
         self._started = now_ms()
         self._stopping = asyncio.Event()
@@ -228,7 +230,10 @@ class Dispatcher:
                 presence_store.forget_offline(connection, now_ms() - max(self._shared.rules.policy.ttl, 3_600_000))
                 inbox.forget_failed(connection, before)
                 health.forget(connection, before)
-                removed = deliveries.forget(connection, before, TIDY_ROWS)
+                removed = max(
+                    deliveries.forget(connection, before, TIDY_ROWS),
+                    devices.forget_removed(connection, now_ms() - self._quarantine, TIDY_ROWS),
+                )
                 inbox.sweep_all(connection)
             return removed
 

@@ -11,10 +11,10 @@ from app.clock import now_ms
 from app.dispatch import steps
 from app.dispatch.shared import Shared
 from app.dispatch.work import Batch, Job, Progress
-from app.model import Outcome
+from app.model import SUCCESS_KEPT_EVERY, Outcome
 from app.settle import Dead, Done, DropToken, Pause, RetryAt, Settled
 from app.store.dialect import Unavailable
-from app.store.rows import Delivery, Drop
+from app.store.rows import Delivery, Drop, Touch
 
 log = structlog.get_logger()
 
@@ -70,6 +70,10 @@ class Settler:
         match decision:
             case Done(outcome, reason, provider_id):
                 row = job.row(outcome, now, reason, provider_id=provider_id)
+                device = job.device
+                if outcome is Outcome.SENT and now - device.seen_at > SUCCESS_KEPT_EVERY:
+                    touch = Touch(device.uid, device.device_id, device.provider, device.token, now)
+                    self._batch.touches.append(touch)
             case RetryAt(at, reason):
                 row = job.row(Outcome.RETRYING, now, reason, due_at=at, event_id=event_id)
             case Pause(until, reason):

@@ -225,6 +225,11 @@ def plan_new(
                         jobs.append(Job(parsed, decision.device, *made, progress, 0, 0, parsed.received_at, lane))
                     else:
                         rows.append(_device_row(parsed, decision.device, Outcome.DEAD, UNRENDERED, now))
+                elif isinstance(decision, Skip) and decision.device is not None:
+                    if (message_id, uid, decision.device.device_id) in known.decided:
+                        repeats += 1
+                    else:
+                        rows.append(_device_row(parsed, decision.device, decision.outcome, decision.reason, now))
                 else:
                     rows.append(_user_row(parsed, uid, decision, now))
     return jobs, rows, repeats
@@ -424,6 +429,7 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
         changed = _recheck_held(connection, batch.changed, rules.policy, now())
         lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
         devices.drop(connection, batch.drops, now())
+        devices.touch(connection, batch.touches)
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
         for progress in batch.given_back:

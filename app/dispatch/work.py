@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from app import events, plan
 from app.intake import BULK_FROM, TEST, TestPush
 from app.model import Connections, Content, Device, Lane, Message, Names, Outcome, Recipients, Settings
-from app.store.rows import Delivery, Drop, Event
+from app.store.rows import Delivery, Drop, Event, Touch
 from providers.kit.base import Notice
 
 FAULT = "a fault of this program: its log says which"
@@ -168,6 +168,7 @@ class Batch:
     new: list[Delivery] = field(default_factory=list)
     changed: list[Delivery] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
+    touches: list[Touch] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     given_back: list[Progress] = field(default_factory=list)
     loose: list[int] = field(default_factory=list)

@@ -124,6 +124,7 @@ class Bridge:
         policy: plan.Policy | None = None,
         limits: Limits | None = None,
         ask: Ask | None = None,
+        quarantine: int = 604_800_000,
     ) -> Dispatcher:
         style = render.Style(types={0: "text", 1: "text"}, templates=TEMPLATES)
         poke, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -135,6 +136,7 @@ class Bridge:
             rules=Rules(policy or plan.Policy(), style),
             limits=limits or Limits(first_delay=10, max_delay=20),
             retention=86_400_000,
+            quarantine=quarantine,
             owner="me",
             poke=end,
             ask=ask,

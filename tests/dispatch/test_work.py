@@ -184,3 +184,17 @@ def test_who_has_an_outcome_gets_no_other(device_id: str) -> None:
     batch = [(Progress(parsed()), ["bob"])]
     jobs, rows, repeats = steps.plan_new(batch, decided, RULES, Renderer(RULES, {"p": Stub("p")}), 1_000_000)
     assert (jobs, rows, repeats) == ([], [], 1)
+
+
+def test_a_stale_device_has_one_outcome_of_a_message_that_comes_twice() -> None:
+    rules = Rules(Policy(stale_after=1), RULES.style)
+    batch = [(Progress(msgspec.structs.replace(parsed(), received_at=10**12)), ["bob"])]
+
+    def planned(*decided: tuple[int, str, str]) -> tuple[list[Any], list[Delivery], int]:
+        renderer = Renderer(rules, {"p": Stub("p")})
+        return steps.plan_new(batch, known(decided=set(decided)), rules, renderer, False, 10**12)
+
+    jobs, [stale], repeats = planned()
+    assert (jobs, repeats) == ([], 0)
+    assert (stale.device_id, stale.provider, stale.outcome, stale.reason) == ("phone", "p", Outcome.SKIPPED, "stale")
+    assert planned((7, "bob", "phone")) == ([], [], 1)
