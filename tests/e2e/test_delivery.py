@@ -148,6 +148,26 @@ def test_a_dead_token_is_removed_unless_it_was_registered_since(service: Service
     service.outcome(message_id, "back", "sent")
     assert len(service.devices("back")) == 1
 
+    (kept,) = service.admin("GET", "/users/gone/devices?removed=true")["devices"]
+    assert kept["removed_reason"] == "Unregistered"
+    service.admin("POST", "/devices/restore", {"provider": "ios", "since": "1h"})
+    service.outcome(service.offline(["gone"]), "gone", "sent")
+
+
+def test_a_token_that_changes_while_its_push_is_under_way(service: Service, standin: StandinProcess) -> None:
+    old, new = apns_token(0xE3), apns_token(0xE4)
+    service.register("changes", old)
+    standin.script(old, [{"status": 410, "body": {"reason": "Unregistered", "timestamp": 4_102_444_800_000}}])
+    standin.hold("apns")
+    message_id = service.offline(["changes"])
+    standin.wait(1, server="apns", token=old)
+    service.register("changes", new)
+    standin.release("apns")
+
+    service.outcome(message_id, "changes", "invalid_token")
+    service.outcome(service.offline(["changes"]), "changes", "sent")
+    assert len(standin.requests(token=new)) == 1
+
 
 def test_a_repeat_of_a_webhook_delivers_once(service: Service, standin: StandinProcess) -> None:
     token = apns_token(0xF1)
