@@ -192,7 +192,7 @@ def test_a_stale_device_has_one_outcome_of_a_message_that_comes_twice() -> None:
 
     def planned(*decided: tuple[int, str, str]) -> tuple[list[Any], list[Delivery], int]:
         renderer = Renderer(rules, {"p": Stub("p")})
-        return steps.plan_new(batch, known(decided=set(decided)), rules, renderer, False, 10**12)
+        return steps.plan_new(batch, known(decided=set(decided)), rules, renderer, 10**12)
 
     jobs, [stale], repeats = planned()
     assert (jobs, repeats) == ([], 0)

@@ -168,3 +168,9 @@ def test_a_device_that_was_there_when_the_message_came_is_not_stale_by_the_end_o
     device = Device("u", "d", "ios", "t", LAST)
     found = held((device,), OFFLINE, policy=STRICT, asked=False, received_at=RECEIVED, now=RECEIVED + 60_000)
     assert found == [Push(device)]
+
+
+def test_a_device_that_was_there_when_the_message_came_is_not_stale_after_a_backlog() -> None:
+    device = Device("u", "d", "ios", "t", LAST)
+    found = recipient(message(), "u", (device,), {}, policy=STRICT, received_at=RECEIVED, now=RECEIVED + 60_000)
+    assert found == [Push(device)]
