@@ -59,7 +59,7 @@ class Dispatcher:
         self._shared = Shared(database, providers, rules, limits, owner, PARTS)
         self._settler = Settler(self._shared)
         self._shared.senders = {
-            name: Sender(provider, limits, self._settler.settled, self._shared.room.set)
+            name: Sender(provider, limits, self._settler.settled, self._shared.room.set, self._settler.alarmed)
             for name, provider in providers.items()
         }
         self._waiting = Waiting(self._shared, self._settler, ask)

@@ -68,8 +68,8 @@ class Answers:
 class Sender:
     """Sends jobs, and hands each with its decision to `on_settled`.
 
-    on_room: called when a queue that was full has room again. on_alarm: called with the UNIX milliseconds since when
-    refusals of tokens are not to be believed.
+    on_room: called when a queue that was full has room again. on_alarm: called with the provider, the reason of
+    refusals that are not to be believed, and since when (UNIX milliseconds).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Sender:
         limits: Limits,
         on_settled: OnSettled,
         on_room: Callable[[], None],
-        on_alarm: Callable[[int], None] = lambda _: None,
+        on_alarm: Callable[[str, str, int], None] = lambda *_: None,
     ) -> None:
         self.provider = provider
         self.answers = Answers()
@@ -298,7 +298,7 @@ class Sender:
         if verdict is not Verdict.ALARM:
             return outcome, verdict
         if not alarmed:
-            self._on_alarm(now - TokenGuard.WINDOW)
+            self._on_alarm(self.provider.name, outcome.reason, now - TokenGuard.WINDOW)
         reason = f"most tokens are refused ({outcome.reason}): topic, environment or project?"
         return base.Misconfigured(reason), verdict
 

@@ -10,7 +10,7 @@ from app import metrics
 from app.clock import now_ms
 from app.dispatch import steps
 from app.dispatch.shared import Shared
-from app.dispatch.work import Batch, Job, Progress
+from app.dispatch.work import Batch, Job, Progress, Restore
 from app.model import SUCCESS_KEPT_EVERY, Outcome
 from app.settle import Dead, Done, DropToken, Pause, RetryAt, Settled
 from app.store.dialect import Unavailable
@@ -53,6 +53,11 @@ class Settler:
                 await asyncio.sleep(GATHER)
             await self.flush()
 
+    def alarmed(self, provider: str, reason: str, since: int) -> None:
+        """Refusals for this reason were our own fault: devices that it took since then come back."""
+        self._batch.restores.append(Restore(provider, reason, since))
+        self._some.set()
+
     def begin(self, progress: Progress) -> bool:
         """Note that an event is worked on; False where another one for the same recipients is under way."""
         message_id = progress.parsed.message.message_id
@@ -84,8 +89,8 @@ class Settler:
             case DropToken(reason, before):
                 row = job.row(Outcome.INVALID_TOKEN, now, reason)
                 device = job.device
-                drop = Drop(device.uid, device.device_id, device.provider, device.token, before, reason)
-                self._batch.drops.append(drop)
+                named = (device.uid, device.device_id, device.provider, device.token)
+                self._batch.drops.append(Drop(*named, before, reason, row.message_id, event_id))
         self.add(row, event_id)
         if job.progress is not None:
             job.progress.pending -= 1

@@ -17,7 +17,7 @@ from app.model import Connections, Decision, Device, Hold, Lane, Outcome, Push, 
 from app.store import deliveries, devices, inbox, people
 from app.store import presence as presence_store
 from app.store.dialect import Database, Transaction, Unavailable
-from app.store.rows import Delivery, Event
+from app.store.rows import Delivery, Drop, Event
 from providers.kit.base import Notice, Provider
 
 log = structlog.get_logger()
@@ -418,7 +418,9 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
     New rows go ahead in transactions of their own where there are many: a webhook waits no longer than one of these.
     What ends an event comes with the last of its rows, or after them.
     """
-    rows = batch.new
+    with db.read() as connection:
+        renewed = _renewed(connection, batch.drops)
+    rows = _once_more(batch.new, renewed, now())
     while len(rows) > SETTLED_TOGETHER:
         with db.write() as connection:
             some = _recheck_held(connection, rows[:SETTLED_TOGETHER], rules.policy, now())
@@ -426,16 +428,47 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
         rows = rows[SETTLED_TOGETHER:]
     with db.write() as connection:
         deliveries.insert_new(connection, _recheck_held(connection, rows, rules.policy, now()))
-        changed = _recheck_held(connection, batch.changed, rules.policy, now())
+        again = _once_more(batch.changed, renewed, now())
+        changed = _recheck_held(connection, again, rules.policy, now())
         lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
         devices.drop(connection, batch.drops, now())
         devices.touch(connection, batch.touches)
+        for restore in batch.restores:
+            devices.restore(connection, restore.provider, restore.since, [restore.reason])
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
         for progress in batch.given_back:
             give_back(connection, progress, owner, now())
         inbox.sweep(connection, batch.loose)
     return lost
+
+
+_Identity = tuple[int, str, str]
+
+
+def _renewed(connection: Transaction, drops: Sequence[Drop]) -> dict[_Identity, int]:
+    """Pushes whose phone registered again while they were under way, and where their content is."""
+    if not drops:
+        return {}
+    known = devices.of_users(connection, list({drop.uid for drop in drops}))
+    now = {(uid, device.device_id, device.provider): device for uid, owned in known.items() for device in owned}
+    return {
+        (drop.message_id, drop.uid, drop.device_id): drop.event_id
+        for drop in drops
+        if (device := now.get((drop.uid, drop.device_id, drop.provider))) and not drop.hits(device)
+    }
+
+
+def _once_more(rows: Sequence[Delivery], renewed: Mapping[_Identity, int], now: int) -> Sequence[Delivery]:
+    """What was refused for a token that is not the phone's any more goes to the one that is."""
+    if not renewed:
+        return rows
+    again = {"outcome": Outcome.RETRYING, "reason": "registered again meanwhile", "due_at": now}
+    keys = [(row.message_id, row.uid, row.device_id) for row in rows]
+    return [
+        replace(row, **again, event_id=renewed[key]) if row.outcome is Outcome.INVALID_TOKEN and key in renewed else row
+        for row, key in zip(rows, keys, strict=True)
+    ]
 
 
 def give_back(connection: Transaction, progress: Progress, owner: str, now: int) -> None:

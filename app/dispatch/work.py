@@ -156,19 +156,29 @@ def _bare(row: Delivery) -> Delivery:
     return replace(row, outcome=Outcome.DEAD, reason="outcome not writable", provider_id="", due_at=None, event_id=None)
 
 
+class Restore(Struct, frozen=True):
+    """Devices of a provider that were put in quarantine for this reason since then are not dead after all."""
+
+    provider: str
+    reason: str
+    since: int
+
+
 @dataclass(slots=True)
 class Batch:
     """What is to be settled together, in one transaction.
 
     new: rows that have none yet. changed: rows that this dispatcher holds. finished: events that are planned whole
     and have no push under way. given_back: those that could not be planned whole.
-    loose: events whose last reference may have gone. ended: what was worked on until this is written.
+    restores: devices that come back. loose: events whose last reference may have gone. ended: what was worked on until
+    this is written.
     """
 
     new: list[Delivery] = field(default_factory=list)
     changed: list[Delivery] = field(default_factory=list)
     drops: list[Drop] = field(default_factory=list)
     touches: list[Touch] = field(default_factory=list)
+    restores: list[Restore] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
     given_back: list[Progress] = field(default_factory=list)
     loose: list[int] = field(default_factory=list)
@@ -195,4 +205,4 @@ class Batch:
         return Batch(*(getattr(self, f.name) + getattr(later, f.name) for f in fields(self)))
 
     def __len__(self) -> int:
-        return len(self.new) + len(self.changed) + len(self.finished) + len(self.given_back)
+        return len(self.new) + len(self.changed) + len(self.finished) + len(self.given_back) + len(self.restores)

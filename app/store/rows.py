@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from app.model import Outcome
+from app.model import Device, Outcome
 
 
 class Event(Struct, frozen=True):
@@ -50,7 +50,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
 class Drop(Struct, frozen=True):
     """A device whose token is dead, if it still has this provider's token and was registered before `before`.
 
-    reason: the vendor's word; cut to what the column holds.
+    reason: the vendor's word; cut to what the column holds. message_id, event_id: of the push that it was said to.
     """
 
     uid: str
@@ -59,6 +59,12 @@ class Drop(Struct, frozen=True):
     token: str
     before: int
     reason: str
+    message_id: int = 0
+    event_id: int = 0
+
+    def hits(self, device: Device) -> bool:
+        """Whether this device, as it is now, is the one whose token is dead."""
+        return device.token == self.token and device.registered_at < self.before
 
 
 class Touch(Struct, frozen=True):

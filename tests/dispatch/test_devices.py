@@ -70,10 +70,36 @@ def test_a_new_token_outlives_the_refusal_of_the_old_one(bridge: Bridge, since: 
         return TokenInvalid("Unregistered", since)
 
     provider = Stub("good", answer)
-    push(bridge, provider)
     assert push(bridge, provider) == {"phone": ("sent", "")}
-    assert provider.sent == ["old", "new"]
+    assert provider.sent == ["old", "new"], "the message that the old one was refused for is sent to the new one"
     assert owned(bridge)["phone"].removed_at is None
+
+
+def test_devices_that_a_wrong_setting_made_look_dead_come_back(bridge: Bridge) -> None:
+    with bridge.database.write() as connection:
+        for n in range(60):
+            devices.put(connection, Device(f"u{n}", "phone", "good", f"token-{n}", 1))
+    wrong = False
+
+    def answer(token: str) -> Answer:
+        return TokenInvalid("BadDeviceToken", suspect=True) if wrong else Delivered("id")
+
+    async def scenario() -> None:
+        nonlocal wrong
+        async with bridge.running(Stub("good", answer)) as wait:
+            for n in range(15):
+                bridge.message(f"u{n}")
+            await wait(lambda: list(bridge.outcomes().values()).count("sent") == 15)
+            wrong = True
+            for n in range(60):
+                bridge.message(f"u{n}")
+            await wait(lambda: bridge.dispatcher._shared.senders["good"].pause is not None)
+            await wait(lambda: bridge.devices() == 60)
+
+    asyncio.run(scenario())
+    outcomes = list(bridge.outcomes().values())
+    assert outcomes.count("invalid_token") <= 20
+    assert outcomes.count("queued") + outcomes.count("retrying") == 60 - outcomes.count("invalid_token")
 
 
 def test_devices_that_swap_their_tokens_outlive_the_refusal_of_the_former_ones(bridge: Bridge) -> None:
@@ -87,13 +113,12 @@ def test_devices_that_swap_their_tokens_outlive_the_refusal_of_the_former_ones(b
             register(bridge, "pad", "a")
             swapped.set()
         await swapped.wait()
-        return TokenInvalid("Unregistered", 2**50)
+        return TokenInvalid("Unregistered", 2**50) if len(provider.sent) <= 2 else Delivered("id")
 
     provider = Stub("good", refuse)
-    push(bridge, provider, 2)
-    taking = Stub("good")
-    assert push(bridge, taking, 2) == {"phone": ("sent", ""), "pad": ("sent", "")}
-    assert sorted(taking.sent) == ["a", "b"]
+    assert push(bridge, provider, 2) == {"phone": ("sent", ""), "pad": ("sent", "")}
+    assert sorted(provider.sent) == ["a", "a", "b", "b"]
+    assert all(device.removed_at is None for device in owned(bridge).values())
 
 
 def test_a_success_is_noted_once_a_day(bridge: Bridge) -> None:
