@@ -112,8 +112,9 @@ class Connection(Struct, frozen=True):
 
     since: when it last changed between online and offline.
     seen: when it was last said.
-    opened, count: the connection that came last, and how many there were with it.
-    closed, closed_at: the connection that closed last, and when.
+    opened, count: the connection that came last, and how many there were with it. A count of 0 with `online`: what
+    was said may have been overtaken, so that it is in doubt.
+    closed, closed_at: the latest connection that closed, and when one was last said to.
     """
 
     online: bool

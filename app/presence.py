@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from msgspec.structs import replace
+
 from app.model import APP, Connection, Connections, Status
 
 STALE_WITHIN = 15_000
@@ -14,7 +16,7 @@ Beyond that a connection id says nothing: the server counts from 1 again when it
 
 
 class Looks(Enum):
-    """ONLINE is believed, DOUBTFUL is said but too old to be believed without asking the server."""
+    """ONLINE is believed; DOUBTFUL is said, but too old, or in too odd an order, to be believed without asking."""
 
     OFFLINE = "offline"
     ONLINE = "online"
@@ -22,13 +24,18 @@ class Looks(Enum):
 
 
 def apply(known: Connections, status: Status, now: int) -> Connections:
-    """The connections after one status. Applying it again changes nothing; a late older one is passed over."""
+    """The connections after one status. Applying it again changes nothing; a late older one makes nobody online."""
     before = known.get(status.device_flag)
     if _is_stale(before, status, now):
         return known
     after = dict(known)
     online = status.online if status.device_count is None else status.device_count > 0
-    after[status.device_flag] = _step(before, status, online, now)
+    said = _step(before, status, online, now)
+    if online and status.online and not _is_sure(before) and _may_be_older(known, status, now):
+        said = replace(said, count=0)
+    elif not online and before is not None and _may_be_outlived(before, status, now):
+        said = replace(said, online=True, since=before.since, opened=before.opened)
+    after[status.device_flag] = said
     if status.total_count is not None and status.device_count is not None:
         # The counts speak of all kinds of device, so they also end a kind whose own "offline" was never posted.
         others_online = status.total_count > status.device_count
@@ -39,39 +46,66 @@ def apply(known: Connections, status: Status, now: int) -> Connections:
 
 
 def _is_stale(before: Connection | None, status: Status, now: int) -> bool:
-    if before is None or status.connection is None:
+    if before is None or status.connection is None or not _closed_lately(before, now):
         return False
     if status.online:
-        return before.closed == status.connection and now - before.closed_at < STALE_WITHIN
-    if not before.online and status.device_count:
-        # It speaks of others still open, but all have closed since: an "offline" makes nobody online.
-        return before.closed is not None and now - before.closed_at < STALE_WITHIN
-    # With a single connection open after the last "online", an older one that closes had closed before it.
+        return before.closed == status.connection
+    # It speaks of others still open, but all have closed since: an "offline" makes nobody online.
+    return not before.online and bool(status.device_count)
+
+
+def _may_be_older(known: Connections, status: Status, now: int) -> bool:
+    """Whether an "online" may have been overtaken by the end of its own connection, which v3 need not have posted."""
+    closed = [c.closed for c in known.values() if c.closed is not None and _closed_lately(c, now)]
+    if status.connection is None or not closed:
+        return False
+    # The first connection after the last one closed would have been counted as the only one.
+    counted_others = (status.total_count or 0) > 1 and not any(_is_sure(c) for c in known.values())
+    return status.connection < max(closed) or counted_others
+
+
+def _may_be_outlived(before: Connection, status: Status, now: int) -> bool:
+    """Whether an "offline" may have been overtaken by a newer connection, the only one when it came."""
     return (
         before.online
-        and before.count == 1
+        and before.count is not None
+        and before.count <= 1
         and before.opened is not None
+        and status.connection is not None
         and status.connection < before.opened
         and now - before.seen < STALE_WITHIN
     )
 
 
+def _closed_lately(connection: Connection, now: int) -> bool:
+    return connection.closed is not None and now - connection.closed_at < STALE_WITHIN
+
+
+def _is_sure(connection: Connection | None) -> bool:
+    return connection is not None and connection.online and connection.count != 0
+
+
 def _step(before: Connection | None, status: Status, online: bool, now: int) -> Connection:
     same = before is not None and before.online == online
     since = before.since if before is not None and same else now
-    opened, count = (before.opened, before.count) if before is not None else (None, None)
+    opened = before.opened if before is not None else None
     closed, closed_at = (before.closed, before.closed_at) if before is not None else (None, 0)
     if status.online:
-        opened, count = status.connection, status.device_count
+        opened = status.connection
     else:
-        count = status.device_count
         if opened == status.connection:
             opened = None  # an older one may have outlived it, and its close will be no late one
         if closed != status.connection:
-            closed, closed_at = status.connection, now
+            overtaken = before is not None and _closed_lately(before, now) and _is_before(status.connection, closed)
+            closed, closed_at = closed if overtaken else status.connection, now
+    count = status.device_count
     return Connection(
         online=online, since=since, seen=now, opened=opened, count=count, closed=closed, closed_at=closed_at
     )
+
+
+def _is_before(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one < other
 
 
 def _offline(connection: Connection, now: int) -> Connection:
@@ -103,6 +137,6 @@ def looks(known: Connections, suppress: str, ttl: int, now: int) -> Looks:
     relevant = [c for flag, c in known.items() if c.online and (suppress == "any" or flag == APP)]
     if not relevant:
         return Looks.OFFLINE
-    if any(now - c.seen <= ttl for c in relevant):
+    if any(_is_sure(c) and now - c.seen <= ttl for c in relevant):
         return Looks.ONLINE
     return Looks.DOUBTFUL

@@ -94,6 +94,34 @@ def test_a_late_offline_of_an_older_connection_leaves_the_newer_one() -> None:
     assert online(after(on(0, 82), on(0, 90), off(0, 82), off(0, 90))) == set()
 
 
+def test_a_late_offline_of_an_older_connection_leaves_a_doubt_however_often_it_comes() -> None:
+    """After a restart the older one would be the newer."""
+    known = after(on(0, 90))
+    for times in range(1, 4):
+        known = apply(known, off(0, 82), NOW + times * 100)
+        assert (looks(known, "any", TTL, NOW + 500), known[0].since) == (Looks.DOUBTFUL, NOW)
+    assert online(apply(known, off(0, 90), NOW + 400)) == set()
+
+
+def test_a_late_online_of_a_connection_that_closed_unsaid_is_in_doubt() -> None:
+    """v3 says nothing of 90, which was not the last one to close."""
+    known = after(on(0, 82), off(0, 82), on(0, 90, 2, 2))
+    assert looks(known, "any", TTL, NOW + 300) is Looks.DOUBTFUL
+    assert looks(apply(known, on(0, 91), NOW + 400), "any", TTL, NOW + 400) is Looks.ONLINE
+
+
+def test_an_online_with_a_lower_id_soon_after_the_offline_is_in_doubt() -> None:
+    """It is an older one that v3 tried again, or the server has restarted: which, nothing tells."""
+    known = after(off(1, 90))
+    assert looks(apply(known, on(0, 82), NOW + STALE_WITHIN - 1), "any", TTL, NOW + STALE_WITHIN) is Looks.DOUBTFUL
+    assert looks(apply(known, on(0, 82), NOW + STALE_WITHIN), "any", TTL, NOW + STALE_WITHIN) is Looks.ONLINE
+
+
+def test_ids_of_before_the_restart_are_forgotten() -> None:
+    known = after(on(0, 3), off(0, 3), known=after(off(0, 90)), start=NOW + STALE_WITHIN)
+    assert online(apply(known, on(0, 3), NOW + STALE_WITHIN + 200)) == set()
+
+
 def test_an_older_connection_that_outlives_the_newer_one_is_believed() -> None:
     assert online(after(on(0, 82), on(0, 90, 2, 2), off(0, 90, 1, 1), off(0, 82))) == set()
 
