@@ -108,6 +108,32 @@ def _take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: i
     return Take(claimed, False, released, bad)
 
 
+class TakeHeld(Struct, frozen=True):
+    """What one claim of held rows brought. `more`: statuses are left that must be applied before any is decided."""
+
+    claimed: list[Delivery]
+    more: bool = False
+    bad: int = 0
+
+
+def take_held(db: Database, lane: int, limit: int, owner: str, lease: int, now: int, rules: Rules) -> TakeHeld:
+    """Apply the statuses that came, then claim held rows that are due: an "offline" may be among them.
+
+    `take` may be late, since a poke was lost or a large message is being planned.
+    """
+    with db.read() as connection:
+        due = deliveries.next_due(connection, [""], owner, [lane])
+        if due is None or due > now:
+            return TakeHeld([])
+    with db.write() as connection:
+        waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
+        _, bad = _apply(connection, waiting, rules.policy, now)
+        if len(waiting) == STATUS_CALLS:
+            return TakeHeld([], True, bad)
+        claimed = deliveries.claim_due(connection, "", lane, limit, owner, now, lease, any_channel())
+    return TakeHeld(claimed, False, bad)
+
+
 def any_channel() -> int:
     """Where the turns begin when more waits than is claimed."""
     return random.randrange(-(2**63), 2**63)

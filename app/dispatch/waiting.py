@@ -10,13 +10,14 @@ from itertools import product
 import structlog
 from msgspec.structs import replace
 
-from app import presence
+from app import metrics, presence
 from app.clock import now_ms
 from app.dispatch import steps
 from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import FAULT, Known, Parsed, parse
+from app.events import STATUS
 from app.model import Connections, Lane, Outcome, Recipients
 from app.store import deliveries, inbox
 from app.store.dialect import Unavailable
@@ -149,11 +150,16 @@ class Waiting:
         return pairs
 
     async def run_held(self) -> None:
+        shared = self._shared
         while True:
-            rows = await self._claim("", HELD_LANE, MOST)
-            if rows:
-                await self._each(rows, self._decide_held)
-            else:
+            taken = await shared.write(
+                lambda: steps.take_held(shared.db, HELD_LANE, MOST, shared.owner, LEASE, now_ms(), shared.rules)
+            )
+            if taken.bad:
+                metrics.BAD_ELEMENTS.labels(STATUS).inc(taken.bad)
+            if taken.claimed:
+                await self._each(taken.claimed, self._decide_held)
+            elif not taken.more:
                 await self._shared.wait("held", await self._until_due([""]))
 
     async def _decide_held(self, rows: Sequence[Delivery]) -> None:
