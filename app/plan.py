@@ -96,12 +96,16 @@ def recipient(
     look = looks(connections, policy.suppress, policy.ttl, now)
     if look is Looks.OFFLINE or (look is Looks.DOUBTFUL and policy.ask_after is None):
         return [*stale, *_pushes(devices, policy, received_at)]
-    wait = policy.hold if policy.ask_after is None else min(policy.ask_after, policy.hold)
-    return [*stale, Hold(received_at + wait)]
+    return [*stale, Hold(first_look(received_at, policy))]
 
 
 def _pushes(devices: Sequence[Device], policy: Policy, received_at: int) -> list[Push]:
     return [Push(device) for device in devices if not is_stale(device, policy, received_at)]
+
+
+def first_look(received_at: int, policy: Policy) -> int:
+    """When it is decided again about a held recipient; an answer to a question before then may be too old."""
+    return received_at + (policy.hold if policy.ask_after is None else min(policy.ask_after, policy.hold))
 
 
 def held(
@@ -118,4 +122,5 @@ def held(
         return [*_pushes(devices, policy, received_at)] or [Skip(Outcome.SKIPPED, "stale")]
     if asked or now >= received_at + policy.hold:
         return [Skip(Outcome.SUPPRESSED, "online")]
-    return [Hold(received_at + policy.hold)]
+    first = first_look(received_at, policy)
+    return [Hold(first if now < first else received_at + policy.hold)]

@@ -316,9 +316,12 @@ def _device_row(parsed: Parsed, device: Device, outcome: Outcome, reason: str, n
 
 
 def plan_held(
-    rows: Iterable[tuple[Delivery, Parsed]], known: Known, asked: frozenset[str], rules: Rules, now: int
+    rows: Iterable[tuple[Delivery, Parsed]], known: Known, asked: frozenset[int], rules: Rules, now: int
 ) -> tuple[list[tuple[Delivery, Parsed, list[Device]]], list[Delivery]]:
-    """Decide for held users whose time has come: whose devices get the push now, and the outcomes of the rest."""
+    """Decide for held users whose time has come: whose devices get the push now, and the outcomes of the rest.
+
+    asked: the ids of the rows whose user the server has answered about since.
+    """
     free: list[tuple[Delivery, Parsed, list[Device]]] = []
     settled: list[Delivery] = []
     for row, parsed in rows:
@@ -329,7 +332,7 @@ def plan_held(
             known.devices.get(row.uid, []),
             known.presence.get(row.uid, {}),
             policy=rules.policy,
-            asked=row.uid in asked,
+            asked=row.id in asked,
             received_at=parsed.received_at,
             now=now,
         )

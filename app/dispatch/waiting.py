@@ -10,7 +10,7 @@ from itertools import product
 import structlog
 from msgspec.structs import replace
 
-from app import metrics, presence
+from app import metrics, plan, presence
 from app.clock import now_ms
 from app.dispatch import steps
 from app.dispatch.ask import Ask
@@ -170,7 +170,7 @@ class Waiting:
         if doubtful:
             await self._ask_about(doubtful.values(), now)
             pairs = [(row, parsed) for row, parsed in pairs if row.id not in doubtful]
-        asked = frozenset(row.uid for row, _ in pairs if self._answered.get(row.uid, 0) >= row.first_at)
+        asked = frozenset(row.id for row, _ in pairs if self._answered.get(row.uid, 0) >= self._first_look(row))
         free, settled = steps.plan_held(pairs, known, asked, self._shared.rules, now)
         for row in settled:
             self._settler.add(row, row.event_id or 0)
@@ -181,9 +181,13 @@ class Waiting:
             messages = {parsed.event_id: parsed for _, parsed, _ in free}
             self._send([(row, messages[row.event_id]) for row in released if row.event_id in messages], known, now)
 
+    def _first_look(self, row: Delivery) -> int:
+        return plan.first_look(row.first_at, self._shared.rules.policy)
+
     def _must_ask(self, row: Delivery, known: Mapping[str, Connections], now: int) -> bool:
         """Whether the server is to say about this user who looks online; each held row is asked about once."""
-        if self._ask is None or now < self._silent_until or self._questions.get(row.uid, 0) >= row.first_at:
+        first = self._first_look(row)
+        if self._ask is None or now < max(first, self._silent_until) or self._questions.get(row.uid, 0) >= first:
             return False
         policy = self._shared.rules.policy
         looks = presence.looks(known.get(row.uid, {}), policy.suppress, policy.ttl, now)

@@ -115,6 +115,16 @@ class Bridge:
         with self.database.read() as connection:
             return {row.uid: row for row in reversed(deliveries.trace(connection, limit=1_000))}
 
+    def outcomes_by_message(self) -> dict[tuple[int, str], str]:
+        """What became of each message for each user."""
+        with self.database.read() as connection:
+            rows = deliveries.trace(connection, limit=1_000)
+        return {(row.message_id, row.uid): row.outcome.value for row in rows}
+
+    def poke(self) -> None:
+        """Wake the running dispatcher, as a web worker does."""
+        self._ends[-2].send(b"x")
+
     def outcomes(self) -> dict[str, str]:
         return {uid: row.outcome.value for uid, row in self.rows().items()}
 
@@ -146,6 +156,7 @@ class Bridge:
     def close(self) -> None:
         for end in self._ends:
             end.close()
+        self._ends.clear()
 
     async def run(self, *providers: Provider, until: Callable[[], bool], **more: Any) -> None:
         """Run a dispatcher until what is wanted is the case, then stop it in order."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+
+import pytest
 
 from app.plan import Policy
 from tests.dispatch.conftest import Bridge, Stub, Wait
+from tests.dispatch.virtual import VirtualLoop
 
 HOLD = Policy(hold=60_000, ask_after=10)
 
@@ -99,3 +102,26 @@ def test_a_server_that_gave_no_answer_is_left_alone_for_a_while(bridge: Bridge) 
             assert len(ask.asked) == 1
 
     asyncio.run(scenario())
+
+
+def test_a_message_that_came_just_before_the_question_has_one_of_its_own(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """v2 still names a connection that closed up to 200 ms ago: bob left between his two messages."""
+
+    async def scenario() -> None:
+        ask = Question({"bob": frozenset({0})})
+        async with asked(bridge, ask, Policy(hold=60_000, ask_after=400)) as wait:
+            second = bridge.message("bob")
+            bridge.poke()
+            await wait(lambda: len(bridge.outcomes_by_message()) == 2)
+            ask.may_answer.set()
+            await wait(lambda: bridge.outcomes_by_message()[second - 1, "bob"] == "suppressed")
+            ask.online = {}
+            await wait(lambda: bridge.outcomes_by_message()[second, "bob"] == "sent")
+            assert ask.asked == [["bob"], ["bob"]]
+
+    loop = VirtualLoop()
+    monkeypatch.setattr("app.clock.time", loop)
+    with closing(loop):
+        loop.run_until_complete(scenario())
