@@ -87,6 +87,26 @@ def notify(body: bytes) -> tuple[list[Message], int]:
     return messages, len(elements) - len(messages)
 
 
+def naming(message: Message, uid: str) -> bytes:
+    """The body of an `msg.offline` that names this user alone."""
+    return msgspec.json.encode(
+        {
+            "header": {"sync_once": int(message.sync_once)},
+            "setting": message.setting,
+            "expire": message.expire,
+            "message_id": message.message_id,
+            "message_seq": message.message_seq,
+            "client_msg_no": message.client_msg_no,
+            "from_uid": message.from_uid,
+            "channel_id": message.channel_id,
+            "channel_type": message.channel_type,
+            "timestamp": message.timestamp,
+            "payload": message.payload,
+            "to_uids": [uid],
+        }
+    )
+
+
 def statuses(body: bytes) -> tuple[list[Status], int]:
     """The statuses of `user.onlinestatus` in their order, and how many elements were none."""
     elements = _array(body, STATUS)
@@ -132,6 +152,8 @@ def written(body: bytes) -> Any:
 
 def repeated(pairs: list[tuple[str, Any]]) -> str:
     """What is to be said of the first key that is given twice, "" where none is: readers differ in which one counts."""
+    if len(dict(pairs)) == len(pairs):
+        return ""
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:

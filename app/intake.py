@@ -13,9 +13,14 @@ from app.store.inbox import Arrival
 from app.store.writer import GroupCommit
 
 TEST = "test"
-STATUS_LANE, NOW_LANE, NORMAL_LANE, BULK_LANE = "status", "now", "normal", "bulk"
+RESCUE = "rescue"
+"""The kind of a call that the dispatcher makes itself: a message that `msg.offline` should have brought."""
+STATUS_LANE, NOW_LANE, NORMAL_LANE, BULK_LANE, NOTIFY_LANE = "status", "now", "normal", "bulk", "notify"
 LANES = (NOW_LANE, NORMAL_LANE, BULK_LANE)
-"""The lanes that messages are planned from, beside one another; statuses are applied before any."""
+"""The lanes that messages are planned from, beside one another; statuses are applied before any.
+
+What lies in `notify` is held against what these have brought.
+"""
 
 BULK_FROM = 1_000
 """Recipients from which a message must not stand before others."""
@@ -34,20 +39,30 @@ class TestPush(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """The way into the inbox. Thread-safe."""
+    """The way into the inbox. Thread-safe.
 
-    def __init__(self, writer: GroupCommit, poke: Callable[[], None]) -> None:
+    notify_after: milliseconds after which `msg.notify` is held against `msg.offline`; None = it is not kept.
+    """
+
+    def __init__(self, writer: GroupCommit, poke: Callable[[], None], notify_after: int | None = None) -> None:
         self._writer = writer
         self._poke = poke
+        self._notify_after = notify_after
 
     def accept(self, kind: str, body: bytes) -> int:
         """Return the number of elements once the event is durable.
 
         Raises events.BadEvent where the body is not what the event calls for, store.writer.NotStored where it could
-        not be kept. `msg.notify` is checked and not kept: nothing is made of it yet.
+        not be kept.
         """
         measure = events.measure(kind, body)
         if kind == events.NOTIFY:
+            if self._notify_after is not None:
+                now = now_ms()
+                later = now + self._notify_after
+                self._writer.put(
+                    Arrival(kind, body, now, NOTIFY_LANE, measure.weight, once=True, not_before=later), PATIENCE
+                )
             return measure.weight
         if kind == events.STATUS:
             # A user may really go online twice under the same connection id: the server counts anew when it restarts.

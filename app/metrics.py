@@ -17,6 +17,11 @@ WEBHOOK_SECONDS = Histogram(
 BAD_ELEMENTS = Counter("pushbridge_bad_elements", "Elements of webhook bodies that were passed over.", ["event"])
 LOST_LISTS = Counter("pushbridge_lost_lists", "Recipient lists that WuKongIM cut short.")
 DUPLICATES = Counter("pushbridge_duplicates", "Recipients of repeats who had an outcome already.")
+NOTIFIED = Counter("pushbridge_notify_messages", "Messages of msg.notify that were held against msg.offline.")
+RESCUED = Counter("pushbridge_rescued", "Recipients whom msg.offline never named, and who are pushed all the same.")
+LEFT_OUT = Counter(
+    "pushbridge_rescue_left_out", "Messages of msg.notify that nobody is pushed for, by why.", ["reason"]
+)
 OUTCOMES = Counter("pushbridge_outcomes", "Outcomes by provider.", ["provider", "outcome"])
 
 

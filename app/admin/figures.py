@@ -67,7 +67,7 @@ def stats(database: Database, now: int) -> dict[str, Any]:
 
 def queue(connection: Transaction) -> dict[str, tuple[int, int | None]]:
     """By lane, the empty ones too: how many calls wait to be planned, and when the oldest came."""
-    lanes = dict.fromkeys((intake.STATUS_LANE, *intake.LANES), (0, None))
+    lanes = dict.fromkeys((intake.STATUS_LANE, *intake.LANES, intake.NOTIFY_LANE), (0, None))
     return {**lanes, **inbox.depth(connection)}
 
 

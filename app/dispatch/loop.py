@@ -15,6 +15,7 @@ import structlog
 from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.incoming import Incoming
+from app.dispatch.rescue import Rescue
 from app.dispatch.sender import Answers, Sender
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, Shared
@@ -37,6 +38,9 @@ TIDY_EVERY = 60.0
 TIDY_ROWS = 2_000
 GRACE = 8.0
 """Seconds for what is under way when the dispatcher is told to stop."""
+OFFLINE_KNOWN = 30 * 86_400_000
+"""Milliseconds that it is remembered that a user is offline: a rescue needs to have been told so, where the server is
+not asked, and of most users nothing is said for days."""
 PARTS = (*LANES, "due", "held")
 
 
@@ -63,6 +67,7 @@ class Dispatcher:
             for name, provider in providers.items()
         }
         self._waiting = Waiting(self._shared, self._settler, ask)
+        self._rescuing = Rescue(self._shared, ask)
         self._retention = retention
         self._quarantine = quarantine
         self._poke = poke
@@ -80,6 +85,7 @@ class Dispatcher:
             *(Incoming(self._shared, self._settler, lane).run() for lane in LANES),
             self._waiting.run_due(),
             self._waiting.run_held(),
+            self._rescuing.run(),
             self._every(RENEW_EVERY, self._renew),
             self._every(BEAT_EVERY, self._beat),
             self._every(TIDY_EVERY, self._tidy),
@@ -227,7 +233,7 @@ class Dispatcher:
             before = now_ms() - self._retention
             with self._shared.db.write() as connection:
                 deliveries.end_orphans(connection, ["", *self._shared.providers], now_ms())
-                presence_store.forget_offline(connection, now_ms() - max(self._shared.rules.policy.ttl, 3_600_000))
+                presence_store.forget_offline(connection, now_ms() - max(self._shared.rules.policy.ttl, OFFLINE_KNOWN))
                 inbox.forget_failed(connection, before)
                 health.forget(connection, before)
                 removed = max(

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from app import events, plan
-from app.intake import BULK_FROM, TEST, TestPush
+from app.intake import BULK_FROM, RESCUE, TEST, TestPush
 from app.model import Connections, Content, Device, Lane, Message, Names, Outcome, Recipients, Settings
 from app.store.rows import Delivery, Drop, Event, Touch
 from providers.kit.base import Notice
@@ -69,7 +69,7 @@ def parse(event: Event) -> Parsed:
     return Parsed(
         event_id=event.id,
         received_at=event.received_at,
-        source=events.OFFLINE,
+        source=RESCUE if event.kind == RESCUE else events.OFFLINE,
         message=replace(message, payload=b""),
         content=events.content(message.payload),
         recipients=recipients,

@@ -54,6 +54,19 @@ def known(connection: Connection, message_ids: Sequence[int], uids: Sequence[str
     return found
 
 
+def named(connection: Connection, message_ids: Sequence[int]) -> dict[int, set[str]]:
+    """By message id: the `keys` of everybody who has an outcome of it already, or waits for one.
+
+    For messages of few recipients: one seek a message, where `known` has one for each pair of message and user.
+    """
+    found: dict[int, set[str]] = {}
+    for some in dialect.chunks(message_ids):
+        query = select(deliveries.c.message_id, deliveries.c.uid).where(deliveries.c.message_id.in_(some))
+        for message_id, uid in connection.execute(query).all():
+            found.setdefault(message_id, set()).add(uid)
+    return found
+
+
 def insert_new(connection: Connection, rows: Sequence[Delivery], owner: str | None = None) -> int:
     """Keep outcomes that have no row yet; how many that were. A row that is there already is left alone."""
     if not rows:

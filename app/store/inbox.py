@@ -21,7 +21,7 @@ class Arrival(Struct, frozen=True):
 
     once: whether a byte-identical call that still lies in the inbox makes this one a repeat.
     lane: which share of the dispatcher it is planned from. weight: about how many elements it holds.
-    channel: the conversation that it takes its turn with.
+    channel: the conversation that it takes its turn with. not_before: when it may be claimed at the earliest.
     """
 
     kind: str
@@ -31,6 +31,7 @@ class Arrival(Struct, frozen=True):
     weight: int
     once: bool
     channel: int = 0
+    not_before: int = 0
 
 
 def put(connection: Connection, arrivals: Sequence[Arrival]) -> int:
@@ -49,7 +50,7 @@ def _row(arrival: Arrival) -> dict[str, Any]:
         "lane": arrival.lane,
         "state": NEW,
         "received_at": arrival.received_at,
-        "not_before": 0,
+        "not_before": arrival.not_before,
         "attempts": 0,
         "channel": arrival.channel,
     }
@@ -127,6 +128,15 @@ def _next(connection: Connection, lane: str, limit: int, now: int, start: int) -
     return [(event_id, known[event_id]) for event_id in list(order)[:limit]]
 
 
+def oldest(connection: Connection, lanes: Sequence[str], kind: str) -> int | None:
+    """When the oldest call of this kind came that is not planned whole yet; None where there is none."""
+    found = []
+    for lane in lanes:
+        query = select(events.c.received_at).where(events.c.state == NEW, events.c.lane == lane, events.c.kind == kind)
+        found.append(connection.execute(query.order_by(events.c.id).limit(1)).scalar())
+    return min((at for at in found if at is not None), default=None)
+
+
 def load(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:
     """These calls by id, whoever holds them."""
     return {event.id: event for some in dialect.chunks(ids) for event in _load(connection, some)}
@@ -145,6 +155,16 @@ def remove(connection: Connection, ids: Sequence[int]) -> None:
     """Remove calls that were dealt with in this transaction."""
     for some in dialect.chunks(ids):
         connection.execute(delete(events).where(events.c.id.in_(some)))
+
+
+def remove_held(connection: Connection, ids: Sequence[int], owner: str) -> set[int]:
+    """Remove claimed calls that were dealt with in this transaction; those that `owner` still held."""
+    held: set[int] = set()
+    for some in dialect.chunks(ids):
+        mine = select(events.c.id).where(events.c.id.in_(some), events.c.owner == owner).with_for_update()
+        held.update(connection.execute(mine).scalars())
+    remove(connection, sorted(held))
+    return held
 
 
 def planned(connection: Connection, ids: Sequence[int], owner: str) -> int:

@@ -44,5 +44,5 @@ def online(db: Db) -> int:
 
 
 def forget_offline(db: Db, before: int) -> int:
-    """Remove records of users who have been offline since before then: absence says the same."""
+    """Remove records of kinds of device that have been offline since before then."""
     return db.execute(delete(presence).where(presence.c.online.is_(False), presence.c.seen < before)).rowcount

@@ -18,7 +18,7 @@ from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.loop import Dispatcher
 from app.dispatch.steps import Rules
-from app.intake import NORMAL_LANE, STATUS_LANE
+from app.intake import NORMAL_LANE, NOTIFY_LANE, STATUS_LANE
 from app.model import Device
 from app.settle import Limits
 from app.store import deliveries, devices, inbox
@@ -106,9 +106,25 @@ class Bridge:
         self._put(events.OFFLINE, json.dumps(body), NORMAL_LANE)
         return self._next
 
-    def _put(self, kind: str, body: str, lane: str) -> None:
+    def notify(self, *messages: dict[str, Any], received_at: int | None = None) -> list[int]:
+        """Accept `msg.notify`, due at once, of messages to bob where nothing else is said; their ids."""
+        elements = []
+        for message in messages:
+            self._next += 1
+            known = {"message_id": self._next, "from_uid": "ann", "channel_id": "bob", "payload": PAYLOAD}
+            elements.append(known | message)
+        self._put(events.NOTIFY, json.dumps(elements), NOTIFY_LANE, received_at)
+        return [element["message_id"] for element in elements]
+
+    def _put(self, kind: str, body: str, lane: str, received_at: int | None = None) -> None:
         with self.database.write() as connection:
-            inbox.put(connection, [Arrival(kind, body.encode(), now_ms(), lane, 1, lane == NORMAL_LANE)])
+            at = received_at or now_ms()
+            inbox.put(connection, [Arrival(kind, body.encode(), at, lane, 1, lane != STATUS_LANE)])
+
+    def depth(self) -> dict[str, int]:
+        """How many calls lie in each lane that are not planned yet."""
+        with self.database.read() as connection:
+            return {lane: count for lane, (count, _) in inbox.depth(connection).items()}
 
     def rows(self) -> dict[str, Delivery]:
         """What became of each user's last message."""

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from app.model import Outcome
-from app.store import deliveries, inbox, schema
+from app.store import deliveries, inbox, keys, schema
 from app.store.rows import Delivery
 from tests.store.kit import ME, NOW, OTHER, UIDS, delivery, one, planned, rows, stored, waiting
 
@@ -363,3 +363,20 @@ def test_long_uids_are_kept_once(db: Connection) -> None:
     stored(db, delivery("u" * 5_000), delivery("u" * 5_000, "d2"), delivery("short"))
     deliveries.insert_new(db, [delivery("u" * 5_000, "d3")])
     assert len(rows(db, schema.long_names)) == 1
+
+
+def test_who_has_an_outcome_of_a_message(db: Connection) -> None:
+    long = "u" * 5_000
+    deliveries.insert_new(
+        db,
+        [
+            delivery("u1", "", message_id=1, outcome=Outcome.SKIPPED),
+            delivery("u1", "d1", message_id=2),
+            delivery("u1", "d2", message_id=2),
+            waiting(long, "", message_id=2),
+            delivery("u3", message_id=3),
+        ],
+    )
+    assert deliveries.named(db, [1, 2, 4]) == {1: {"u1"}, 2: {"u1", keys.key(long)}}
+    assert deliveries.named(db, []) == {}
+    assert deliveries.named(db, [*range(4, 1_500), 3]) == {3: {"u3"}}

@@ -204,3 +204,46 @@ def test_nothing_is_fine(db: Connection) -> None:
     inbox.sweep(db, [])
     assert inbox.planned(db, [], ME) == 0
     assert inbox.load(db, []) == {}
+
+
+def test_a_call_may_be_kept_for_later(db: Connection) -> None:
+    put(db, b"later", not_before=NOW + 5)
+    put(db, b"now")
+    assert bodies(claim(db, now=NOW + 4)) == [b"now"]
+    assert not inbox.has_work(db, ["normal"], NOW + 4)
+    assert inbox.has_work(db, ["normal"], NOW + 5)
+    assert bodies(claim(db, now=NOW + 5)) == [b"later"]
+
+
+def test_the_oldest_call_of_a_kind_that_is_not_planned(db: Connection) -> None:
+    def oldest() -> int | None:
+        return inbox.oldest(db, ["normal", "bulk"], "msg.offline")
+
+    assert oldest() is None
+    put(db, b"another kind", kind="test", received_at=NOW - 9)
+    put(db, b"another lane", lane="notify", received_at=NOW - 8)
+    assert oldest() is None
+    planned(db, b"planned")
+    assert oldest() is None
+    put(db, b"large", lane="bulk", received_at=NOW - 1)
+    put(db, b"a", received_at=NOW - 2)
+    put(db, b"b", received_at=NOW - 1)
+    assert oldest() == NOW - 2
+    (event,) = claim(db, limit=1, lane="bulk")
+    assert oldest() == NOW - 2
+    inbox.remove(db, [event.id])
+    first, second = (event for event in claim(db, now=NOW) if event.kind == "msg.offline")
+    inbox.remove(db, [first.id])
+    assert oldest() == NOW - 1, "a claimed call is not planned yet"
+    inbox.give_back(db, second.id, ME, 0, 5, failed=True)
+    assert oldest() is None
+
+
+def test_only_what_is_still_held_is_removed(db: Connection) -> None:
+    put(db, b"mine", b"lost", b"free")
+    mine, lost = claim(db, limit=2)
+    assert inbox.remove_held(db, [], ME) == set()
+    db.execute(table.update().where(table.c.id == lost.id).values(owner=OTHER))
+    (free,) = [row.id for row in rows(db, table) if row.owner is None]
+    assert inbox.remove_held(db, [mine.id, lost.id, free], ME) == {mine.id}
+    assert sorted(row.id for row in rows(db, table)) == sorted([lost.id, free])

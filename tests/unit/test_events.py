@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app import events
 from app.events import BadEvent
-from app.model import Content, Message, Status
+from app.model import Content, Message, Recipients, Status
 
 BIG = 2069123456789012345
 JUNK = st.recursive(
@@ -423,3 +423,24 @@ def test_weight_counts_elements() -> None:
     assert events.measure(events.NOTIFY, b"[]").weight == 0
     assert events.measure(events.OFFLINE, body(to_uids=["a", "b"])).weight == 2
     assert events.measure(events.OFFLINE, body(**packed(listed([f"user{n}" for n in range(1_000)])))).weight > 100
+
+
+@given(
+    st.builds(
+        Message,
+        message_id=st.integers(1, 2**63 - 1),
+        message_seq=st.integers(0, 2**64 - 1),
+        client_msg_no=st.text(st.characters(codec="utf-8"), max_size=9),
+        from_uid=st.text(st.characters(codec="utf-8"), max_size=9),
+        channel_id=st.text(st.characters(codec="utf-8"), max_size=9),
+        channel_type=st.integers(0, 255),
+        timestamp=st.integers(0, 2**53),
+        expire=st.integers(0, 2**53),
+        setting=st.integers(0, 255),
+        sync_once=st.booleans(),
+        payload=st.binary(max_size=30),
+    ),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=9),
+)
+def test_a_body_that_names_somebody_says_the_same_as_the_message(message: Message, uid: str) -> None:
+    assert events.offline(events.naming(message, uid)) == (message, Recipients((uid,)))

@@ -35,12 +35,13 @@ class Bridge:
         secret: bytes = b"",
         allow_from: tuple[str, ...] = ("loopback", "private"),
         trusted_proxies: tuple[str, ...] = (),
+        notify_after: int | None = None,
     ) -> None:
         self.database = open_database(folder, durability="normal")
         self.now = NOW
         self.pokes = 0
         origin = Origin(secret, networks(allow_from, "", ""), networks(trusted_proxies, "", ""))
-        intake = Intake(GroupCommit(self.database), self._poke)
+        intake = Intake(GroupCommit(self.database), self._poke, notify_after)
         empty = Blueprint("admin", __name__)
         self.client = create_app(self.database, intake, origin, MAX_BODY, empty, lambda: self.now).test_client()
 
@@ -54,9 +55,9 @@ class Bridge:
         """The status of the answer."""
         return self.client.post(url, data=body, **more).status_code
 
-    def take(self, now: int = NOW) -> Take:
+    def take(self, now: int = NOW, lane: str = NOW_LANE) -> Take:
         """What a dispatcher takes from the inbox: statuses are applied, messages claimed."""
-        return take(self.database, NOW_LANE, 1_000, 10**9, "me", 1_000, now, RULES)
+        return take(self.database, lane, 1_000, 10**9, "me", 1_000, now, RULES)
 
     def kept(self) -> list[Event]:
         """All messages in the inbox."""

@@ -121,7 +121,7 @@ def test_what_was_counted_is_told_without_storage_too(bridge: Bridge, store_fold
 def test_an_empty_lane_is_told_as_empty(bridge: Bridge) -> None:
     bridge.post("user.onlinestatus", b"[]")
     found = figures(bridge)
-    for lane, depth in {"status": 1, "now": 0, "normal": 0, "bulk": 0}.items():
+    for lane, depth in {"status": 1, "now": 0, "normal": 0, "bulk": 0, "notify": 0}.items():
         assert found[f"pushbridge_queue_depth {lane}"] == depth
         assert (f"pushbridge_queue_age_seconds {lane}" in found) is True
     assert found["pushbridge_queue_age_seconds bulk"] == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app import events
+from app.clock import now_ms
 from app.events import NOTIFY, OFFLINE, STATUS
 from tests.web.bridge import MAX_BODY, Bridge
 
@@ -53,11 +55,29 @@ def test_a_message_is_kept_byte_for_byte(bridge: Bridge) -> None:
     assert (event.kind, event.body) == (OFFLINE, body)
 
 
-def test_notifications_are_checked_and_not_kept(bridge: Bridge) -> None:
+def test_without_rescue_notifications_are_checked_and_not_kept(bridge: Bridge) -> None:
     answer = bridge.post(NOTIFY, GOOD[NOTIFY])
     assert (answer.status_code, answer.data) == (200, b"")
     assert bridge.depth() == {}
     refused(bridge, NOTIFY, b"{}", 400)
+
+
+def test_notifications_are_kept_until_they_are_looked_at(bridged: Callable[..., Bridge]) -> None:
+    bridge = bridged(notify_after=5_000)
+    before = now_ms()
+    body = b" " + GOOD[NOTIFY]
+    for _ in range(2):
+        answer = bridge.post(NOTIFY, body)
+        assert (answer.status_code, answer.data) == (200, b"")
+    assert bridge.depth() == {"notify": 1}
+    assert bridge.take(before + 4_999, "notify").claimed == []
+    (event,) = bridge.take(now_ms() + 5_000, "notify").claimed
+    assert (event.kind, event.body) == (NOTIFY, body)
+    assert before <= event.received_at <= now_ms()
+
+
+def test_what_is_no_notification_is_not_kept_either(bridged: Callable[..., Bridge]) -> None:
+    refused(bridged(notify_after=5_000), NOTIFY, b"{}", 400)
 
 
 @pytest.mark.parametrize("path", ["/", "/webhook"])
@@ -185,8 +205,9 @@ def test_a_body_without_a_length_is_bounded_too(bridge: Bridge, spare: int) -> N
     assert len(bridge.kept()) == 1 - spare
 
 
-@pytest.mark.parametrize("event", [OFFLINE, STATUS])
-def test_503_where_it_cannot_be_made_durable(bridge: Bridge, store_folder: Path, event: str) -> None:
+@pytest.mark.parametrize("event", [OFFLINE, NOTIFY, STATUS])
+def test_503_where_it_cannot_be_made_durable(bridged: Callable[..., Bridge], store_folder: Path, event: str) -> None:
+    bridge = bridged(notify_after=5_000)
     bridge.database.close()
     file = store_folder / "pushbridge.db"
     for suffix in ("-wal", "-shm"):

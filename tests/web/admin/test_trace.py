@@ -195,7 +195,7 @@ def test_a_bad_letter_id(api: Api, path: str) -> None:
 
 def test_stats(api: Api) -> None:
     assert ok(api.call("GET", "/stats")) == {
-        "queue": {lane: {"depth": 0, "oldest_seconds": None} for lane in ("status", "now", "normal", "bulk")},
+        "queue": {lane: {"depth": 0, "oldest_seconds": None} for lane in ("status", "now", "normal", "bulk", "notify")},
         "pending": {},
         "devices": {},
         "presence": {"online": 0},
