@@ -65,7 +65,9 @@ def intake(config: Config, database: Database) -> Intake:
     from app.intake import Intake
     from app.store.writer import GroupCommit
 
-    return Intake(GroupCommit(database), poker(config))
+    # Before an offline event can have come nobody can tell who has left.
+    after = _ms(max(config.rescue.after, config.presence.hold)) if config.rescue.channels == "person" else None
+    return Intake(GroupCommit(database), poker(config), after)
 
 
 def poker(config: Config) -> poke.Poker:

@@ -29,7 +29,6 @@ _NETWORKS = "loopback, private, any, or a CIDR such as 10.1.0.0/16"
 
 LATER = {
     "relay": "relay",
-    "rescue": "rescue through msg.notify",
     "webhook.grpc_bind": "the gRPC webhook",
     "notification.badge": "badges",
     "notification.collapse": "coalescing",
@@ -103,6 +102,11 @@ class Notification(_Section, frozen=True):
     templates: dict[str, dict[str, str]] = {}
 
 
+class Rescue(_Section, frozen=True):
+    channels: Literal["person", "none"] = "person"
+    after: Duration = Duration(5)
+
+
 class Trace(_Section, frozen=True):
     retention: Duration = Duration(7 * 86400)
 
@@ -120,6 +124,7 @@ class Config(_Section, frozen=True):
     devices: Devices = Devices()
     wukongim: WuKongIM = WuKongIM()
     notification: Notification = Notification()
+    rescue: Rescue = Rescue()
     trace: Trace = Trace()
     providers: dict[str, dict[str, Any]] = {}
     path: str = ""

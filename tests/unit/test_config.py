@@ -98,6 +98,8 @@ BROKEN: list[tuple[str, str]] = [
         "retry: {max_delay: 00d}\n",
         "retry.max_delay: found '00d'; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
     ),
+    ("rescue: {channels: group}\n", "rescue.channels: found 'group'; allowed: person, none"),
+    ("rescue: {after: soon}\n", "rescue.after: found 'soon'; allowed: a time such as 500ms, 3s, 10m, 24h or 7d"),
     (
         "devices: {stale_after: 0d}\n",
         "devices.stale_after: found '0d'; allowed: off, or a time above zero, such as 12h or 90d",
@@ -168,8 +170,8 @@ BROKEN: list[tuple[str, str]] = [
     ("server: {bind: '127.0.0.1:65536'}\n", "server.bind: found '127.0.0.1:65536'; allowed: HOST:PORT or unix:PATH"),
     (
         "path: elsewhere\n",
-        "path: unknown key; allowed: admin, devices, dispatcher, notification, presence, providers, retry, server, "
-        "storage, trace, webhook, wukongim",
+        "path: unknown key; allowed: admin, devices, dispatcher, notification, presence, providers, rescue, retry, "
+        "server, storage, trace, webhook, wukongim",
     ),
     (
         "admin: {token: *hunter2}\n",
