@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from app.demo.standin import StandinProcess
 from tests.e2e.service import Service
+from tests.e2e.wukongim import Server
 
 
 @pytest.fixture
@@ -38,3 +40,15 @@ def shared_service(tmp_path_factory: pytest.TempPathFactory, standin_process: St
 def service(shared_service: Service, standin: StandinProcess) -> Service:
     """A running service that tests of one module share: each uses users of its own."""
     return shared_service
+
+
+@pytest.fixture
+def wukongim() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.answer.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()

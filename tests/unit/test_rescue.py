@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app import events, presence
 from app.model import Connection, Connections, Message, Status
 from app.plan import Policy
-from app.rescue import left_out, passed_over, readings
+from app.rescue import LATE, left_out, passed_over, readings
 
 CAPTURED = Path(__file__).parents[1] / "fixtures" / "wukongim"
 NOW = 1_785_398_400_000
@@ -126,7 +126,6 @@ def opened(at: int, seen: int | None = None) -> Connection:
     return Connection(True, at, seen or at, opened=7, count=1)
 
 
-LATE = POLICY.hold
 HOUR = POLICY.ttl
 NOBODY: frozenset[int] = frozenset()
 
@@ -172,6 +171,12 @@ def test_a_record_that_was_corrected_does_not_say_when_they_left() -> None:
     assert left_out(corrected, None, policy=POLICY, came_at=NOW, now=NOW + 10_001) == ""
 
 
+def test_where_less_is_waited_for_a_late_close_less_is_late() -> None:
+    policy = Policy(hold=500)
+    assert left_out({0: closed(NOW + 500)}, None, policy=policy, came_at=NOW, now=NOW + 9_000) == ""
+    assert left_out({0: closed(NOW + 501)}, None, policy=policy, came_at=NOW, now=NOW + 9_000) == "was_online"
+
+
 def test_a_late_repeat_of_an_older_close_does_not_say_so_either() -> None:
     known = {0: Connection(False, NOW - HOUR, NOW + 9_000, count=0, closed=6, closed_at=NOW + 9_000)}
     assert left_out(known, None, policy=POLICY, came_at=NOW, now=NOW + 10_000) == ""
@@ -204,5 +209,5 @@ def test_whoever_was_offline_is_pushed_and_nobody_who_was_there(
     left_at = next((at for at in times[1::2] if at > wrote), None)
     if not there_when_written and not came_back:
         assert reason == "", "they have had no chance to see it"
-    if there_when_written and (left_at is None or left_at + close_late > came_at + POLICY.hold):
+    if there_when_written and (left_at is None or left_at + close_late > came_at + LATE):
         assert reason, "it came while they were there"
