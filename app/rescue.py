@@ -65,7 +65,7 @@ def left_out(connections: Connections, online: frozenset[int] | None, *, policy:
     suppress = "any" if policy.suppress == "none" else policy.suppress
     relevant = {flag: c for flag, c in connections.items() if suppress == "any" or flag == APP}
     late = min(LATE, policy.hold)
-    if any(min(c.since, c.closed_at) > came_at + late for c in relevant.values() if not c.online):
+    if any(min(c.since, c.closed_at) > came_at + late for c in relevant.values()):
         # They left later than an offline event can be late, so they were there when the message came. A record that
         # was corrected after the server was asked has a `since` but no close: when they left is not known.
         return "was_online"
