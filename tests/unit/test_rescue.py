@@ -188,6 +188,8 @@ def test_a_late_repeat_of_an_older_close_does_not_say_so_either() -> None:
     st.integers(0, 500),
     st.integers(0, 2_100),
 )
+@example([1, 1_000], 1_000, 0, 2_100)
+@example([1, 1_200], 1_000, 0, 2_101)
 def test_whoever_was_offline_is_pushed_and_nobody_who_was_there(
     changes: list[int], wrote: int, notify_late: int, close_late: int
 ) -> None:
