@@ -13,8 +13,9 @@ from app import events
 from app.clock import now_ms
 from app.dispatch import rescue
 from app.intake import LANES, NOTIFY_LANE, NOW_LANE
+from app.model import Connection
 from app.plan import Policy
-from app.store import inbox
+from app.store import deliveries, inbox, presence
 from app.store.inbox import Arrival
 from tests.dispatch.conftest import PAYLOAD, Bridge, Stub
 
@@ -236,6 +237,45 @@ def test_a_message_that_is_notified_again_is_pushed_once(bridge: Bridge, counts:
     phone.sent += run(bridge).sent
     assert phone.sent == ["phone-bob", "phone-bob"]
     assert counts() == {"seen": 5, "rescued": 2, "named": 2}
+
+
+def test_a_msg_offline_that_comes_later_still_doubles_nothing(bridge: Bridge) -> None:
+    bridge.register("bob", "phone")
+    bridge.statuses("bob-0-0-1-0-0")
+    bridge.notify({"message_id": 1})
+    phone = run(bridge)
+    assert bridge.message("bob") == 2
+    bridge._next = 0
+    assert bridge.message("bob") == 1
+    phone.sent += run(bridge).sent
+    assert phone.sent == ["phone-bob", "phone-bob"]
+    with bridge.database.read() as connection:
+        found = {(row.message_id, row.source) for row in deliveries.trace(connection)}
+    assert found == {(1, "rescue"), (2, "msg.offline")}
+
+
+def test_it_is_remembered_for_a_month_that_somebody_is_offline(bridge: Bridge, counts: Counts) -> None:
+    def known() -> set[str]:
+        with bridge.database.read() as connection:
+            return set(presence.of_users(connection, ["bob", "cid"]))
+
+    day = 86_400_000
+    with bridge.database.write() as connection:
+        for uid, days in (("bob", 29), ("cid", 31)):
+            at = now_ms() - days * day
+            presence.put(connection, {uid: {0: Connection(False, at, at)}})
+    bridge.register("bob", "phone")
+    bridge.register("cid", "phone")
+
+    async def scenario() -> None:
+        phone = Stub("phone")
+        async with bridge.running(phone) as wait:
+            await wait(lambda: known() == {"bob"})
+            bridge.notify({}, {"channel_id": "cid"})
+            await wait(lambda: phone.sent == ["phone-bob"] and not bridge.depth())
+
+    asyncio.run(scenario())
+    assert counts() == {"seen": 2, "rescued": 1, "unknown": 1}
 
 
 def test_what_was_rescued_just_before_a_crash_is_pushed_once(bridge: Bridge) -> None:
