@@ -125,8 +125,10 @@ class Rescue:
         if wrong:
             # Else the plan would hold the push of a user who is known to be gone.
             await shared.write(lambda: steps.believe(shared.db, wrong, asked_at, now))
+        _count(seen, bad, len(rescued), counts)
         await shared.write(lambda: finish(shared.db, [event.id for event in claimed], rescued, shared.owner))
-        self._count(seen, bad, len(rescued), counts)
+        if rescued:
+            shared.wake[NOW_LANE].set()
 
     async def _candidates(self, claimed: Sequence[Event], counts: Counter[str]) -> tuple[list[Candidate], int, int]:
         """Who may have missed which of these messages, each message once; how many there were, and bad elements."""
@@ -158,15 +160,15 @@ class Rescue:
             self._silent_until = now_ms() + SILENCE
         return answer or {}
 
-    def _count(self, seen: int, bad: int, rescued: int, left_out: Counter[str]) -> None:
-        metrics.NOTIFIED.inc(seen)
-        metrics.BAD_ELEMENTS.labels(events.NOTIFY).inc(bad)
-        for reason, count in left_out.items():
-            metrics.LEFT_OUT.labels(reason).inc(count)
-        if rescued:
-            metrics.RESCUED.inc(rescued)
-            log.info("msg.offline never came", action="rescue", messages=rescued)
-            self._shared.wake[NOW_LANE].set()
+
+def _count(seen: int, bad: int, rescued: int, left_out: Counter[str]) -> None:
+    metrics.NOTIFIED.inc(seen)
+    metrics.BAD_ELEMENTS.labels(events.NOTIFY).inc(bad)
+    for reason, count in left_out.items():
+        metrics.LEFT_OUT.labels(reason).inc(count)
+    if rescued:
+        metrics.RESCUED.inc(rescued)
+        log.info("msg.offline never came", action="rescue", messages=rescued)
 
 
 def ready_until(db: Database, now: int) -> int:
