@@ -11,7 +11,7 @@ import structlog
 
 from app import metrics
 from app.clock import now_ms
-from app.dispatch import steps
+from app.dispatch import steps, taking
 from app.dispatch.sender import SLICE
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
@@ -44,7 +44,7 @@ class Incoming:
         limit, weight = CLAIM[lane]
         while True:
             taken = await self._shared.write(
-                lambda: steps.take(
+                lambda: taking.take(
                     self._shared.db, lane, limit, weight, self._shared.owner, LEASE, now_ms(), self._shared.rules
                 )
             )
@@ -119,7 +119,7 @@ class Incoming:
         def write() -> None:
             with self._shared.db.write() as connection:
                 inbox.set_aside(connection, event.id)
-                letter = steps.unread(event.id, event.kind[:16], event.received_at, now_ms())
+                letter = taking.unread(event.id, event.kind[:16], event.received_at, now_ms())
                 deliveries.insert_new(connection, [letter])
 
         await self._shared.write(write)

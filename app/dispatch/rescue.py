@@ -11,9 +11,9 @@ from msgspec import Struct
 
 from app import events, metrics, rescue
 from app.clock import now_ms
-from app.dispatch import steps
+from app.dispatch import settling, taking
 from app.dispatch.ask import Ask
-from app.dispatch.settler import EVENT_TRIES
+from app.dispatch.settling import EVENT_TRIES
 from app.dispatch.shared import LEASE, Shared
 from app.intake import LANES, NOTIFY_LANE, NOW_LANE, RESCUE
 from app.model import Connections, Device, Message
@@ -124,7 +124,7 @@ class Rescue:
                 wrong[uid] = online
         if wrong:
             # Else the plan would hold the push of a user who is known to be gone.
-            await shared.write(lambda: steps.believe(shared.db, wrong, asked_at, now))
+            await shared.write(lambda: settling.believe(shared.db, wrong, asked_at, now))
         _count(seen, bad, len(rescued), counts)
         await shared.write(lambda: finish(shared.db, [event.id for event in claimed], rescued, shared.owner))
         if rescued:
@@ -178,11 +178,11 @@ def ready_until(db: Database, now: int) -> int:
     return now if oldest is None else min(now, max(oldest, now - BACKLOG_PATIENCE))
 
 
-def _take(shared: Shared, until: int) -> steps.Take:
+def _take(shared: Shared, until: int) -> taking.Take[Event]:
     """Statuses first: a user is looked at as of all that was said of them."""
     limit, weight = CLAIM
     lease = LEASE + now_ms() - until
-    return steps.take(shared.db, NOTIFY_LANE, limit, weight, shared.owner, lease, until, shared.rules)
+    return taking.take(shared.db, NOTIFY_LANE, limit, weight, shared.owner, lease, until, shared.rules)
 
 
 def look_up(db: Database, found: Sequence[Candidate]) -> Known:

@@ -8,7 +8,7 @@ import structlog
 
 from app import metrics
 from app.clock import now_ms
-from app.dispatch import steps
+from app.dispatch import settling
 from app.dispatch.shared import Shared
 from app.dispatch.work import Batch, Job, Progress, Restore
 from app.model import SUCCESS_KEPT_EVERY, Outcome
@@ -147,7 +147,7 @@ class Settler:
         """Write a batch. What cannot be written, whatever the reason, must not keep the rest from it."""
         shared = self._shared
         try:
-            return await shared.write(lambda: steps.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+            return await shared.write(lambda: settling.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
         except Unavailable:
             raise
         except Exception:

@@ -1,33 +1,26 @@
-"""The steps of the dispatcher for one batch: take, look up, plan, render, settle. What waits is in `loop`."""
+"""What is decided for a batch of messages: look up, plan, render. It begins in `taking` and ends in `settling`."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from msgspec import Struct
-from msgspec.structs import replace
 
-from app import events, plan, presence, render
-from app.dispatch.work import FAULT, Batch, Job, Known, Parsed, Progress
-from app.intake import STATUS_LANE
-from app.model import Connections, Decision, Device, Hold, Lane, Outcome, Push, Settings, Skip
-from app.store import deliveries, devices, inbox, people
+from app import plan, render
+from app.dispatch.work import Job, Known, Parsed, Progress
+from app.model import Decision, Device, Hold, Lane, Outcome, Push, Settings, Skip
+from app.store import deliveries, devices, people
 from app.store import presence as presence_store
-from app.store.dialect import Database, Transaction, Unavailable
-from app.store.rows import Delivery, Drop, Event
+from app.store.dialect import Database, Transaction
+from app.store.rows import Delivery
 from providers.kit.base import Notice, Provider
 
 log = structlog.get_logger()
 
-SETTLED_TOGETHER = 1_000
-"""New rows that are written in one transaction."""
-EVENT_TRIES = 5
-"""Times that planning one event may fail before it is set aside."""
-STATUS_CALLS = 200
-"""Calls of `user.onlinestatus` that are applied in one transaction."""
+FEW = 50
+"""Recipients up to which all outcomes of a message are read to learn of a few."""
 
 
 class Rules(Struct, frozen=True):
@@ -35,133 +28,6 @@ class Rules(Struct, frozen=True):
 
     policy: plan.Policy
     style: render.Style
-
-
-class Take(Struct, frozen=True):
-    """What one claim brought. `more`: statuses are left, so nothing was claimed that must be planned after them."""
-
-    claimed: list[Event]
-    more: bool = False
-    went_offline: int = 0
-    bad: int = 0
-
-
-def take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: int, now: int, rules: Rules) -> Take:
-    """Apply the statuses that came, then claim messages: a message is planned on what was said before it."""
-    with db.read() as connection:
-        if not inbox.has_work(connection, (STATUS_LANE, lane), now):
-            return Take([])
-    try:
-        return _take(db, lane, limit, weight, owner, lease, now, rules)
-    except Unavailable:
-        raise
-    except Exception:
-        # Whatever a status call raises costs that call alone.
-        log.exception("statuses not applied", action="status")
-        return _take_one_by_one(db, owner, now, rules)
-
-
-def _take_one_by_one(db: Database, owner: str, now: int, rules: Rules) -> Take:
-    """Apply each status call by itself, and set aside what cannot be applied."""
-    with db.read() as connection:
-        calls = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
-    released = bad = 0
-    for call in calls:
-        try:
-            with db.write() as connection:
-                counts = _apply(connection, [call], rules.policy, now)
-            released, bad = released + counts[0], bad + counts[1]
-        except Unavailable:
-            raise
-        except Exception as error:
-            log.error("status call set aside", action="status", event_id=call.id, error=type(error).__name__)
-            with db.write() as connection:
-                inbox.set_aside(connection, call.id)
-                deliveries.insert_new(connection, [unread(call.id, "status", call.received_at, now)])
-    return Take([], True, released, bad)
-
-
-def unread(event_id: int, source: str, received_at: int, now: int, message_id: int | None = None) -> Delivery:
-    """The dead letter of a call that cannot be planned; its own number stands in where its message cannot be read."""
-    return Delivery(
-        message_id=-event_id if message_id is None else message_id,
-        uid="",
-        device_id="",
-        provider="",
-        outcome=Outcome.DEAD,
-        reason=FAULT,
-        source=source,
-        first_at=received_at,
-        at=now,
-        latency_ms=max(0, now - received_at),
-        event_id=event_id,
-    )
-
-
-def _take(db: Database, lane: str, limit: int, weight: int, owner: str, lease: int, now: int, rules: Rules) -> Take:
-    with db.write() as connection:
-        waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
-        released, bad = _apply(connection, waiting, rules.policy, now)
-        if len(waiting) == STATUS_CALLS:
-            return Take([], True, released, bad)
-        claimed = inbox.claim(connection, lane, limit, weight, owner, now, lease, any_channel())
-    return Take(claimed, False, released, bad)
-
-
-class TakeHeld(Struct, frozen=True):
-    """What one claim of held rows brought. `more`: statuses are left that must be applied before any is decided."""
-
-    claimed: list[Delivery]
-    more: bool = False
-    bad: int = 0
-
-
-def take_held(db: Database, lane: int, limit: int, owner: str, lease: int, now: int, rules: Rules) -> TakeHeld:
-    """Apply the statuses that came, then claim held rows that are due: an "offline" may be among them.
-
-    `take` may be late, since a poke was lost or a large message is being planned.
-    """
-    with db.read() as connection:
-        due = deliveries.next_due(connection, [""], owner, [lane])
-        if due is None or due > now:
-            return TakeHeld([])
-    with db.write() as connection:
-        waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
-        _, bad = _apply(connection, waiting, rules.policy, now)
-        if len(waiting) == STATUS_CALLS:
-            return TakeHeld([], True, bad)
-        claimed = deliveries.claim_due(connection, "", lane, limit, owner, now, lease, any_channel())
-    return TakeHeld(claimed, False, bad)
-
-
-def any_channel() -> int:
-    """Where the turns begin when more waits than is claimed."""
-    return random.randrange(-(2**63), 2**63)
-
-
-def _apply(connection: Transaction, calls: Sequence[Event], policy: plan.Policy, now: int) -> tuple[int, int]:
-    """Apply statuses in their order, free what is held for users who left: how many rows, how many bad elements."""
-    if not calls:
-        return 0, 0
-    parsed = []
-    bad = 0
-    for call in calls:
-        statuses, passed_over = events.statuses(call.body)
-        parsed += [(call.received_at, status) for status in statuses]
-        bad += passed_over
-    uids = list({status.uid for _, status in parsed})
-    before = presence_store.of_users(connection, uids)
-    after: dict[str, Connections] = {uid: before.get(uid, {}) for uid in uids}
-    for received_at, status in parsed:
-        after[status.uid] = presence.apply(after[status.uid], status, received_at)
-    presence_store.put(connection, {uid: known for uid, known in after.items() if known != before.get(uid)})
-    left = [uid for uid, known in after.items() if presence.looks(known, policy.suppress, policy.ttl, now) is _OFFLINE]
-    released = deliveries.release_held(connection, left, now)
-    inbox.remove(connection, [call.id for call in calls])
-    return released, bad
-
-
-_OFFLINE = presence.Looks.OFFLINE
 
 
 def look_up(db: Database, batch: Sequence[tuple[Parsed, Sequence[str]]], decided: bool) -> Known:
@@ -175,8 +41,19 @@ def look_up(db: Database, batch: Sequence[tuple[Parsed, Sequence[str]]], decided
             settings=people.settings(connection, list({*uids, *(message.from_uid for message in messages)})),
             presence=presence_store.of_users(connection, uids),
             channels=people.channel_names(connection, list(threads)),
-            decided=deliveries.known(connection, [m.message_id for m in messages], uids) if decided else set(),
+            decided=_decided(connection, batch) if decided else set(),
         )
+
+
+def _decided(connection: Transaction, batch: Sequence[tuple[Parsed, Sequence[str]]]) -> set[tuple[int, str, str]]:
+    few = [(parsed.message.message_id, uids) for parsed, uids in batch if len(parsed.recipients.uids) <= FEW]
+    found = deliveries.known(
+        connection, [message_id for message_id, _ in few], [uid for _, some in few for uid in some]
+    )
+    for parsed, uids in batch:
+        if len(parsed.recipients.uids) > FEW:
+            found |= deliveries.known_among(connection, parsed.message.message_id, uids)
+    return found
 
 
 class Renderer:
@@ -348,57 +225,6 @@ def plan_held(
     return free, settled
 
 
-def hold_on(db: Database, rows: Sequence[Delivery], owner: str, rules: Rules, now: int) -> None:
-    """Let go of held rows, each until its `due_at`; whoever has gone offline meanwhile is due at once."""
-    with db.write() as connection:
-        deliveries.update_held_by(connection, _recheck_held(connection, rows, rules.policy, now), owner)
-
-
-def believe(db: Database, answer: Mapping[str, frozenset[int]], asked_at: int, now: int) -> None:
-    """Correct what is known of users by what the server said when asked, and take up what is held for them.
-
-    What came from the server after the question is newer than the answer, and stays.
-    """
-    with db.write() as connection:
-        before = presence_store.of_users(connection, list(answer))
-        after = {
-            uid: presence.correct(before.get(uid, {}), flags, now)
-            for uid, flags in answer.items()
-            if all(known.seen <= asked_at for known in before.get(uid, {}).values())
-        }
-        presence_store.put(connection, after)
-        deliveries.release_held(connection, list(answer), now)
-
-
-def release(
-    db: Database, free: Sequence[tuple[Delivery, Parsed, list[Device]]], owner: str, lease: int, now: int
-) -> list[Delivery]:
-    """Give each device of a released user a row of its own, held by `owner` and about to be sent."""
-    rows: list[Delivery] = []
-    with db.write() as connection:
-        for held, parsed, owned in free:
-            pushes = [
-                Delivery(
-                    message_id=held.message_id,
-                    uid=held.uid,
-                    device_id=device.device_id,
-                    provider=device.provider,
-                    outcome=Outcome.QUEUED,
-                    source=held.source,
-                    first_at=held.first_at,
-                    at=now,
-                    due_at=now + lease,
-                    event_id=parsed.event_id,
-                    lane=parsed.lane(held.uid),
-                    channel=parsed.channel,
-                    expires_at=parsed.expires_at,
-                )
-                for device in owned
-            ]
-            rows += deliveries.release_to_devices(connection, held, pushes, owner) or []
-    return rows
-
-
 def plan_due(
     rows: Iterable[tuple[Delivery, Parsed]], known: Known, renderer: Renderer, max_age: int, now: int
 ) -> tuple[list[Job], list[Delivery]]:
@@ -439,84 +265,3 @@ def ended(row: Delivery, outcome: Outcome, reason: str, now: int, event_id: int 
         latency_ms=max(0, now - row.first_at),
         event_id=event_id,
     )
-
-
-def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
-    """Write a batch; how many of its changed rows somebody else held by then.
-
-    New rows go ahead in transactions of their own where there are many: a webhook waits no longer than one of these.
-    What ends an event comes with the last of its rows, or after them.
-    """
-    with db.read() as connection:
-        renewed = _renewed(connection, batch.drops)
-    rows = _once_more(batch.new, renewed, now())
-    while len(rows) > SETTLED_TOGETHER:
-        with db.write() as connection:
-            some = _recheck_held(connection, rows[:SETTLED_TOGETHER], rules.policy, now())
-            deliveries.insert_new(connection, some)
-        rows = rows[SETTLED_TOGETHER:]
-    with db.write() as connection:
-        deliveries.insert_new(connection, _recheck_held(connection, rows, rules.policy, now()))
-        again = _once_more(batch.changed, renewed, now())
-        changed = _recheck_held(connection, again, rules.policy, now())
-        lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
-        devices.drop(connection, batch.drops, now())
-        devices.touch(connection, batch.touches)
-        for restore in batch.restores:
-            devices.restore(connection, restore.provider, restore.since, [restore.reason])
-        if batch.finished:
-            lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
-        for progress in batch.given_back:
-            give_back(connection, progress, owner, now())
-        inbox.sweep(connection, batch.loose)
-    return lost
-
-
-_Identity = tuple[int, str, str]
-
-
-def _renewed(connection: Transaction, drops: Sequence[Drop]) -> dict[_Identity, int]:
-    """Pushes whose phone registered again while they were under way, and where their content is."""
-    if not drops:
-        return {}
-    known = devices.of_users(connection, list({drop.uid for drop in drops}))
-    now = {(uid, device.device_id, device.provider): device for uid, owned in known.items() for device in owned}
-    return {
-        (drop.message_id, drop.uid, drop.device_id): drop.event_id
-        for drop in drops
-        if (device := now.get((drop.uid, drop.device_id, drop.provider))) and not drop.hits(device)
-    }
-
-
-def _once_more(rows: Sequence[Delivery], renewed: Mapping[_Identity, int], now: int) -> Sequence[Delivery]:
-    """What was refused for a token that is not the phone's any more goes to the one that is."""
-    if not renewed:
-        return rows
-    again = {"outcome": Outcome.RETRYING, "reason": "registered again meanwhile", "due_at": now}
-    keys = [(row.message_id, row.uid, row.device_id) for row in rows]
-    return [
-        replace(row, **again, event_id=renewed[key]) if row.outcome is Outcome.INVALID_TOKEN and key in renewed else row
-        for row, key in zip(rows, keys, strict=True)
-    ]
-
-
-def give_back(connection: Transaction, progress: Progress, owner: str, now: int) -> None:
-    """Have an event planned again later, or set it aside as a dead letter where that failed too often."""
-    parsed, attempts = progress.parsed, progress.attempts + 1
-    failed = attempts >= EVENT_TRIES
-    inbox.give_back(connection, parsed.event_id, owner, now + 1000 * attempts, attempts, failed)
-    if failed:
-        letter = unread(parsed.event_id, parsed.source, parsed.received_at, now, parsed.message.message_id)
-        deliveries.insert_new(connection, [letter])
-
-
-def _recheck_held(
-    connection: Transaction, rows: Sequence[Delivery], policy: plan.Policy, now: int
-) -> Sequence[Delivery]:
-    """Whoever went offline between the plan and this transaction is due at once; later ones find the row."""
-    held = {row.uid for row in rows if row.outcome is Outcome.HELD}
-    if not held:
-        return rows
-    known = presence_store.of_users(connection, list(held))
-    left = {uid for uid in held if presence.looks(known.get(uid, {}), policy.suppress, policy.ttl, now) is _OFFLINE}
-    return [replace(row, due_at=now) if row.uid in left and row.outcome is Outcome.HELD else row for row in rows]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from app import metrics, plan, presence
 from app.clock import now_ms
-from app.dispatch import steps
+from app.dispatch import settling, steps, taking
 from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
@@ -35,8 +35,6 @@ SILENCE = 5_000
 """Milliseconds for which a server that gave no answer is not asked again."""
 REMEMBERED = 600_000
 """Milliseconds for which it is remembered who was asked about."""
-HELD_LANE = Lane.NOW
-"""That of every row that waits for a user, whatever its pushes will be."""
 _NO_RECIPIENTS = Recipients(())
 
 
@@ -109,7 +107,7 @@ class Waiting:
         self._shared.submit(jobs, now)
 
     async def _claim(self, provider: str, lane: Lane, limit: int) -> list[Delivery]:
-        owner, start = self._shared.owner, steps.any_channel()
+        owner, start = self._shared.owner, taking.any_channel()
 
         def write() -> list[Delivery]:
             with self._shared.db.write() as connection:
@@ -153,7 +151,7 @@ class Waiting:
         shared = self._shared
         while True:
             taken = await shared.write(
-                lambda: steps.take_held(shared.db, HELD_LANE, MOST, shared.owner, LEASE, now_ms(), shared.rules)
+                lambda: taking.take_held(shared.db, MOST, shared.owner, LEASE, now_ms(), shared.rules)
             )
             if taken.bad:
                 metrics.BAD_ELEMENTS.labels(STATUS).inc(taken.bad)
@@ -176,7 +174,7 @@ class Waiting:
             self._settler.add(row, row.event_id or 0)
         if free:
             released = await self._shared.write(
-                lambda: steps.release(self._shared.db, free, self._shared.owner, LEASE, now)
+                lambda: settling.release(self._shared.db, free, self._shared.owner, LEASE, now)
             )
             messages = {parsed.event_id: parsed for _, parsed, _ in free}
             self._send([(row, messages[row.event_id]) for row in released if row.event_id in messages], known, now)
@@ -198,7 +196,7 @@ class Waiting:
         hold = self._shared.rules.policy.hold
         until = [replace(row, due_at=_later(row.first_at + hold, now)) for row in rows]
         await self._shared.write(
-            lambda: steps.hold_on(self._shared.db, until, self._shared.owner, self._shared.rules, now_ms())
+            lambda: settling.hold_on(self._shared.db, until, self._shared.owner, self._shared.rules, now_ms())
         )
         uids = {row.uid for row in rows}
         self._questions.update(dict.fromkeys(uids, now))
@@ -219,7 +217,7 @@ class Waiting:
             log.warning("WuKongIM did not say who is online", action="ask", users=len(uids))
             self._silent_until = now + SILENCE
         else:
-            await self._shared.write(lambda: steps.believe(self._shared.db, answer, asked_at, now))
+            await self._shared.write(lambda: settling.believe(self._shared.db, answer, asked_at, now))
             self._answered.update(dict.fromkeys(answer, asked_at))
             self._shared.wake["held"].set()
         self._forget_questions(now)

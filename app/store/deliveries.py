@@ -43,27 +43,39 @@ _SELECT = select(*(deliveries.c[name] for name in _COLUMNS), deliveries.c.id)
 
 
 def known(connection: Connection, message_ids: Sequence[int], uids: Sequence[str]) -> set[tuple[int, str, str]]:
-    """Which (message id, uid, device id) of these messages and users have an outcome already."""
+    """Which (message id, uid, device id) of these messages and users have an outcome already.
+
+    For messages of few recipients: one seek a message, where a search by both has one for each pair.
+    """
     by_key = {keys.key(uid): uid for uid in uids}
     found = set()
-    columns = (deliveries.c.message_id, deliveries.c.uid, deliveries.c.device_id)
-    for some in dialect.chunks(list(by_key)):
-        query = select(*columns).where(deliveries.c.message_id.in_(message_ids), deliveries.c.uid.in_(some))
-        for message_id, uid, device_id in connection.execute(query).all():
-            found.add((message_id, by_key[uid], device_id))
+    for some in dialect.chunks(message_ids):
+        for message_id, key, device_id in connection.execute(_IDENTITY.where(deliveries.c.message_id.in_(some))).all():
+            if key in by_key:
+                found.add((message_id, by_key[key], device_id))
     return found
 
 
-def named(connection: Connection, message_ids: Sequence[int]) -> dict[int, set[str]]:
-    """By message id: the `keys` of everybody who has an outcome of it already, or waits for one.
+def known_among(connection: Connection, message_id: int, uids: Sequence[str]) -> set[tuple[int, str, str]]:
+    """As `known`, for some of the many recipients of one message."""
+    by_key = {keys.key(uid): uid for uid in uids}
+    found = set()
+    for some in dialect.chunks(list(by_key)):
+        query = _IDENTITY.where(deliveries.c.message_id == message_id, deliveries.c.uid.in_(some))
+        for _, key, device_id in connection.execute(query).all():
+            found.add((message_id, by_key[key], device_id))
+    return found
 
-    For messages of few recipients: one seek a message, where `known` has one for each pair of message and user.
-    """
+
+_IDENTITY = select(deliveries.c.message_id, deliveries.c.uid, deliveries.c.device_id)
+
+
+def named(connection: Connection, message_ids: Sequence[int]) -> dict[int, set[str]]:
+    """By message id: the `keys` of everybody who has an outcome of it already, or waits for one."""
     found: dict[int, set[str]] = {}
     for some in dialect.chunks(message_ids):
-        query = select(deliveries.c.message_id, deliveries.c.uid).where(deliveries.c.message_id.in_(some))
-        for message_id, uid in connection.execute(query).all():
-            found.setdefault(message_id, set()).add(uid)
+        for message_id, key, _ in connection.execute(_IDENTITY.where(deliveries.c.message_id.in_(some))).all():
+            found.setdefault(message_id, set()).add(key)
     return found
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.clock import now_ms
-from app.dispatch import steps
-from app.dispatch.waiting import HELD_LANE
+from app.dispatch import settling, taking
 from app.dispatch.work import Batch
 from app.intake import NORMAL_LANE
 from app.model import Outcome
@@ -23,14 +22,14 @@ def held(due_at: int) -> Delivery:
     )
 
 
-@pytest.mark.parametrize("crowd", [0, steps.STATUS_CALLS])
+@pytest.mark.parametrize("crowd", [0, taking.STATUS_CALLS])
 def test_a_held_push_is_not_decided_before_what_came_is_applied(bridge: Bridge, crowd: int) -> None:
     with bridge.database.write() as connection:
         deliveries.insert_new(connection, [held(now_ms() - 1)])
     for _ in range(crowd):
         bridge.statuses("bob-0-1-1-1-1")
     bridge.statuses("bob-0-0-1-0-0")
-    while (taken := steps.take_held(bridge.database, HELD_LANE, 10, "me", 1_000, now_ms(), RULES)).more:
+    while (taken := taking.take_held(bridge.database, 10, "me", 1_000, now_ms(), RULES)).more:
         assert taken.claimed == []
     with bridge.database.read() as connection:
         assert [known.online for known in presence.of_users(connection, ["bob"])["bob"].values()] == [False]
@@ -40,8 +39,8 @@ def test_a_held_push_is_not_decided_before_what_came_is_applied(bridge: Bridge, 
 def test_whoever_leaves_between_the_plan_and_its_writing_is_due_at_once(bridge: Bridge) -> None:
     until = now_ms() + 60_000
     bridge.statuses("bob-0-0-1-0-0")
-    steps.take(bridge.database, NORMAL_LANE, 10, 10, "me", 1_000, now_ms(), RULES)
-    steps.settle(bridge.database, Batch(new=[held(until)]), "me", RULES, now_ms)
+    taking.take(bridge.database, NORMAL_LANE, 10, 10, "me", 1_000, now_ms(), RULES)
+    settling.settle(bridge.database, Batch(new=[held(until)]), "me", RULES, now_ms)
     due = bridge.rows()["bob"].due_at
     assert due is not None
     assert due < until

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from app import events, intake
-from app.dispatch import steps
+from app.dispatch import taking
 from app.model import Outcome
 from app.plan import Policy
 from app.store import inbox
@@ -135,7 +135,7 @@ class Orders(RuleBasedStateMachine):
         """More calls than are applied at once."""
         arrivals = [
             Arrival(events.STATUS, b'["crowd-0-1-1-1-1"]', self.loop.now_ms(), intake.STATUS_LANE, 1, False)
-            for _ in range(steps.STATUS_CALLS + 1)
+            for _ in range(taking.STATUS_CALLS + 1)
         ]
         with self.bridge.database.write() as connection:
             inbox.put(connection, arrivals)

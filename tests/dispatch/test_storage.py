@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from app import presence
-from app.dispatch import sender, steps
+from app.dispatch import sender, settling, steps
 from app.model import Status
 from app.store import deliveries, dialect, inbox
 from app.store.opening import open_database
@@ -174,7 +174,7 @@ def unplannable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         broken = False
 
     monkeypatch.setattr(steps, "plan_new", failing)
-    monkeypatch.setattr(steps, "EVENT_TRIES", 2)
+    monkeypatch.setattr(settling, "EVENT_TRIES", 2)
     return mend
 
 

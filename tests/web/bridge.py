@@ -9,7 +9,8 @@ from flask import Blueprint
 from werkzeug.test import TestResponse
 
 from app.config import networks
-from app.dispatch.steps import Rules, Take, take
+from app.dispatch.steps import Rules
+from app.dispatch.taking import Take, take
 from app.intake import NOW_LANE, Intake
 from app.model import Connections
 from app.plan import Policy
@@ -55,7 +56,7 @@ class Bridge:
         """The status of the answer."""
         return self.client.post(url, data=body, **more).status_code
 
-    def take(self, now: int = NOW, lane: str = NOW_LANE) -> Take:
+    def take(self, now: int = NOW, lane: str = NOW_LANE) -> Take[Event]:
         """What a dispatcher takes from the inbox: statuses are applied, messages claimed."""
         return take(self.database, lane, 1_000, 10**9, "me", 1_000, now, RULES)
 

@@ -1,0 +1,158 @@
+"""Writes what was decided: outcomes, devices, events and held rows, each batch in as few transactions as may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from app import plan, presence
+from app.dispatch.steps import Rules
+from app.dispatch.taking import unread
+from app.dispatch.work import Batch, Parsed, Progress
+from app.model import Device, Outcome
+from app.store import deliveries, devices, inbox
+from app.store import presence as presence_store
+from app.store.dialect import Database, Transaction
+from app.store.rows import Delivery, Drop
+
+SETTLED_TOGETHER = 1_000
+"""New rows that are written in one transaction."""
+EVENT_TRIES = 5
+"""Times that planning one event may fail before it is set aside."""
+
+
+def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
+    """Write a batch; how many of its changed rows somebody else held by then.
+
+    New rows go ahead in transactions of their own where there are many: a webhook waits no longer than one of these.
+    What ends an event comes with the last of its rows, or after them.
+    """
+    with db.read() as connection:
+        renewed = _renewed(connection, batch.drops)
+    rows = _once_more(batch.new, renewed, now())
+    while len(rows) > SETTLED_TOGETHER:
+        with db.write() as connection:
+            some = recheck_held(connection, rows[:SETTLED_TOGETHER], rules.policy, now())
+            deliveries.insert_new(connection, some)
+        rows = rows[SETTLED_TOGETHER:]
+    with db.write() as connection:
+        deliveries.insert_new(connection, recheck_held(connection, rows, rules.policy, now()))
+        again = _once_more(batch.changed, renewed, now())
+        changed = recheck_held(connection, again, rules.policy, now())
+        lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
+        devices.drop(connection, batch.drops, now())
+        devices.touch(connection, batch.touches)
+        for restore in batch.restores:
+            devices.restore(connection, restore.provider, restore.since, [restore.reason])
+        if batch.finished:
+            lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
+        for progress in batch.given_back:
+            give_back(connection, progress, owner, now())
+        inbox.sweep(connection, batch.loose)
+    return lost
+
+
+_Identity = tuple[int, str, str]
+
+
+def _renewed(connection: Transaction, drops: Sequence[Drop]) -> dict[_Identity, int]:
+    """Pushes whose phone registered again while they were under way, and where their content is."""
+    if not drops:
+        return {}
+    known = devices.of_users(connection, list({drop.uid for drop in drops}))
+    now = {(uid, device.device_id, device.provider): device for uid, owned in known.items() for device in owned}
+    return {
+        (drop.message_id, drop.uid, drop.device_id): drop.event_id
+        for drop in drops
+        if (device := now.get((drop.uid, drop.device_id, drop.provider))) and not drop.hits(device)
+    }
+
+
+def _once_more(rows: Sequence[Delivery], renewed: Mapping[_Identity, int], now: int) -> Sequence[Delivery]:
+    """What was refused for a token that is not the phone's any more goes to the one that is."""
+    if not renewed:
+        return rows
+    again = {"outcome": Outcome.RETRYING, "reason": "registered again meanwhile", "due_at": now}
+    keys = [(row.message_id, row.uid, row.device_id) for row in rows]
+    return [
+        replace(row, **again, event_id=renewed[key]) if row.outcome is Outcome.INVALID_TOKEN and key in renewed else row
+        for row, key in zip(rows, keys, strict=True)
+    ]
+
+
+def give_back(connection: Transaction, progress: Progress, owner: str, now: int) -> None:
+    """Have an event planned again later, or set it aside as a dead letter where that failed too often."""
+    parsed, attempts = progress.parsed, progress.attempts + 1
+    failed = attempts >= EVENT_TRIES
+    inbox.give_back(connection, parsed.event_id, owner, now + 1000 * attempts, attempts, failed)
+    if failed:
+        letter = unread(parsed.event_id, parsed.source, parsed.received_at, now, parsed.message.message_id)
+        deliveries.insert_new(connection, [letter])
+
+
+def recheck_held(
+    connection: Transaction, rows: Sequence[Delivery], policy: plan.Policy, now: int
+) -> Sequence[Delivery]:
+    """Whoever went offline between the plan and this transaction is due at once; later ones find the row."""
+    held = {row.uid for row in rows if row.outcome is Outcome.HELD}
+    if not held:
+        return rows
+    known = presence_store.of_users(connection, list(held))
+    left = {
+        uid
+        for uid in held
+        if presence.looks(known.get(uid, {}), policy.suppress, policy.ttl, now) is presence.Looks.OFFLINE
+    }
+    return [replace(row, due_at=now) if row.uid in left and row.outcome is Outcome.HELD else row for row in rows]
+
+
+def hold_on(db: Database, rows: Sequence[Delivery], owner: str, rules: Rules, now: int) -> None:
+    """Let go of held rows, each until its `due_at`; whoever has gone offline meanwhile is due at once."""
+    with db.write() as connection:
+        deliveries.update_held_by(connection, recheck_held(connection, rows, rules.policy, now), owner)
+
+
+def believe(db: Database, answer: Mapping[str, frozenset[int]], asked_at: int, now: int) -> None:
+    """Correct what is known of users by what the server said when asked, and take up what is held for them.
+
+    What came from the server after the question is newer than the answer, and stays.
+    """
+    with db.write() as connection:
+        before = presence_store.of_users(connection, list(answer))
+        after = {
+            uid: presence.correct(before.get(uid, {}), flags, now)
+            for uid, flags in answer.items()
+            if all(known.seen <= asked_at for known in before.get(uid, {}).values())
+        }
+        presence_store.put(connection, after)
+        deliveries.release_held(connection, list(answer), now)
+
+
+def release(
+    db: Database, free: Sequence[tuple[Delivery, Parsed, list[Device]]], owner: str, lease: int, now: int
+) -> list[Delivery]:
+    """Give each device of a released user a row of its own, held by `owner` and about to be sent."""
+    rows: list[Delivery] = []
+    with db.write() as connection:
+        for held, parsed, owned in free:
+            pushes = [
+                Delivery(
+                    message_id=held.message_id,
+                    uid=held.uid,
+                    device_id=device.device_id,
+                    provider=device.provider,
+                    outcome=Outcome.QUEUED,
+                    source=held.source,
+                    first_at=held.first_at,
+                    at=now,
+                    due_at=now + lease,
+                    event_id=parsed.event_id,
+                    lane=parsed.lane(held.uid),
+                    channel=parsed.channel,
+                    expires_at=parsed.expires_at,
+                )
+                for device in owned
+            ]
+            rows += deliveries.release_to_devices(connection, held, pushes, owner) or []
+    return rows
