@@ -1,14 +1,15 @@
 """gunicorn's settings from the configuration file, and the dispatcher kept alive beside its workers."""
 
 import os
+import sys
 
+from gunicorn import systemd
 from gunicorn.http import message
 
 from app import bootstrap
 from app.keeper import Keeper
 
-settings = bootstrap.load_config_or_exit()
-bootstrap.prepare_or_exit(settings)
+settings, changed = bootstrap.settings_or_exit()
 
 bind = settings.server.bind
 workers = settings.server.workers
@@ -30,13 +31,21 @@ def when_ready(server):
     """The sockets are open: dispatch what comes, and what an earlier run left."""
     server.keeper = keeper
     keeper.start()
+    # After SIGUSR2 systemd must follow the new master, or it takes the end of the old one for the end of the service.
+    systemd.sd_notify(f"MAINPID={os.getpid()}", server.log)
 
 
 def on_reload(server):
-    """SIGHUP read this file again: the dispatchers follow."""
-    server.keeper.stop()
-    server.keeper = keeper
-    keeper.start()
+    """SIGHUP read this file again: other dispatchers take over, where there is something new for them to read."""
+    if changed:
+        old, server.keeper = server.keeper, keeper
+        keeper.start()  # they wait for the slots of the old ones, which need not wait for their start
+        old.stop()
+
+
+def pre_exec(server):
+    """SIGUSR2: gunicorn would run its own file as a script, and its folder then hides the library's `http`."""
+    server.START_CTX["args"] = sys.orig_argv
 
 
 def post_fork(server, worker):

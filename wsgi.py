@@ -2,4 +2,4 @@
 
 from app import bootstrap
 
-app = bootstrap.web(bootstrap.load_config())
+app = bootstrap.web(bootstrap.served_config())

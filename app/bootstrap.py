@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,36 @@ def config_path() -> Path:
 def load_config() -> Config:
     """Raises yamlfile.ConfigError."""
     return configuration.load(config_path())
+
+
+_served: Config | None = None
+"""What gunicorn's master runs with, and so the workers that are forked from it."""
+
+
+def settings_or_exit() -> tuple[Config, bool]:
+    """For gunicorn's master: the configuration, with the data folder ready for it, and whether it has just been read.
+
+    At the start one that cannot be used ends the process. At a reload it is logged, and the one before it stays.
+    """
+    global _served
+    try:
+        config = load_config()
+        registry.providers(config)
+        prepare(config)
+        # So that a worker answers as soon as it is forked: a reload ends the old ones without waiting for the new.
+        import_module("app.web.admin")
+    except ConfigError as error:
+        if _served is None:
+            raise SystemExit(f"pushbridge: {error}") from None
+        log.error("not reloaded, all stays as it was", action="reload", error=str(error))
+        return _served, False
+    _served = config
+    return config, True
+
+
+def served_config() -> Config:
+    """For a worker: its master's. The file may be half edited by now."""
+    return _served or load_config()
 
 
 def open_store(config: Config) -> Database:
@@ -142,8 +173,10 @@ def dispatch(config: Config, slot: int = 0) -> None:
         _stay_on_one_core(zlib.crc32(socket.gethostname().encode()) + slot)
     datadir.metrics_folder(config)
     database = open_store(config)
-    lock = datadir.hold_slot(config, slot)
     providers = registry.providers(config)
+    import_module("app.dispatch.loop")
+    # Last: until then the one that is to be replaced works on.
+    lock = datadir.hold_slot(config, slot)
     owner = f"{socket.gethostname()}/{slot}"[:96]
     address = poke.addresses(config.data_dir, slot + 1)[slot]
     end = poke.listen(address)
@@ -211,12 +244,11 @@ async def _dispatch(
     await dispatcher.run()
 
 
-def prepare_or_exit(config: Config) -> None:
-    """In gunicorn's master: have everything in the data folder that its workers and dispatchers need there."""
-    with or_exit():
-        open_store(config).close()  # a forked process must open its own
-        datadir.admin_token(config)
-        datadir.start_metrics(config)
+def prepare(config: Config) -> None:
+    """Have everything in the data folder that workers and dispatchers need there."""
+    open_store(config).close()  # a forked process must open its own
+    datadir.admin_token(config)
+    datadir.metrics_folder(config)
 
 
 def greeting(config: Config) -> str:

@@ -71,7 +71,8 @@ def serve() -> None:
     from app import bootstrap
 
     config = bootstrap.load_config_or_exit()
-    bootstrap.prepare_or_exit(config)
+    with bootstrap.or_exit():
+        bootstrap.prepare(config)
     click.echo(bootstrap.greeting(config), err=True)
     folder = Path(__file__).resolve().parent.parent
     arguments = ["--config", str(folder / "gunicorn.conf.py"), "--pythonpath", str(folder), "wsgi:app"]

@@ -137,6 +137,7 @@ def test_a_database_that_another_program_holds(
 
 def gunicorn_settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(message, "MAX_REQUEST_LINE", message.MAX_REQUEST_LINE)  # put back afterwards
+    monkeypatch.setattr(bootstrap, "_served", None)
     return runpy.run_path(str(ROOT / "gunicorn.conf.py"))
 
 
@@ -238,8 +239,8 @@ def test_whoever_is_first_makes_the_token(
 def test_a_token_that_cannot_be_kept(write: Callable[[], Path], tmp_path: Path) -> None:
     path = write()
     (tmp_path / "data" / "admin-token").mkdir(parents=True)
-    with pytest.raises(SystemExit) as caught:
-        bootstrap.prepare_or_exit(load(path, {}))
+    with pytest.raises(SystemExit) as caught, bootstrap.or_exit():
+        bootstrap.prepare(load(path, {}))
     assert cannot_use(str(caught.value), path)
     assert ": admin-token: Is a directory; " in str(caught.value)
 

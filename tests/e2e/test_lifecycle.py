@@ -128,17 +128,6 @@ def test_a_killed_master_takes_its_dispatcher_with_it(start: Callable[..., Servi
     until(lambda: service.pids() == [], "no process is left")
 
 
-def test_sighup_brings_the_dispatcher_up_anew(start: Callable[..., Service], standin: StandinProcess) -> None:
-    service = start()
-    assert service.process is not None
-    first = service.dispatcher()
-    service.process.send_signal(signal.SIGHUP)
-    until(lambda: service.dispatcher() != first, "another dispatcher runs")
-    service.register("after-hup", apns_token(0x51))
-    message_id = service.offline(["after-hup"])
-    service.outcome(message_id, "after-hup", "sent")
-
-
 def test_a_dispatcher_by_itself(start: Callable[..., Service], standin: StandinProcess) -> None:
     service = start(dispatcher={"embedded": False}, ready="/healthz")
     assert service.request("GET", "/readyz")[0] == 503

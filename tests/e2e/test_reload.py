@@ -1,0 +1,156 @@
+"""Reloads and upgrades under load: every call is answered 200, and every message is delivered, once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.demo.standin import StandinProcess
+from tests.e2e.service import Service, apns_token, offline, until
+
+PHONES = 20
+
+
+class Poster(threading.Thread):
+    """Posts messages one after another until `stop`, as v2 does over one kept connection, or as v3 over new ones.
+
+    posted: the ids of the messages that were answered 200. faults: what else came of a call.
+    """
+
+    def __init__(self, port: int, keeps: bool) -> None:
+        super().__init__()
+        self.posted: list[int] = []
+        self.faults: list[str] = []
+        self._keeps = keeps
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(0.002):
+            body = offline([f"reload-{len(self.posted) % PHONES}"])
+            try:
+                status = self._post(json.dumps(body).encode())
+            except (OSError, http.client.HTTPException) as error:
+                self.faults.append(repr(error))
+                self._connection.close()
+                continue
+            if status == 200:
+                self.posted.append(body["message_id"])
+            else:
+                self.faults.append(str(status))
+
+    def _post(self, body: bytes) -> int:
+        self._leave_a_closed_one()
+        self._connection.request("POST", "/webhook?event=msg.offline", body)
+        answer = self._connection.getresponse()
+        answer.read()
+        if not self._keeps:
+            self._connection.close()
+        return answer.status
+
+    def _leave_a_closed_one(self) -> None:
+        """A kept connection that the server has closed meanwhile is no fault; Go's client sees it before it writes."""
+        if self._connection.sock is not None and select.select([self._connection.sock], [], [], 0)[0]:
+            self._connection.close()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+        self._connection.close()
+
+
+def children(pid: int) -> dict[int, bytes]:
+    """The command lines of the processes that this one started."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if parent == pid:
+                found[int(entry.name)] = command
+    return found
+
+
+def workers(master: int) -> set[int]:
+    return {pid for pid, command in children(master).items() if b"app.cli" not in command}
+
+
+def reload(service: Service, master: int) -> None:
+    """SIGHUP; returns when nothing but the master is left of what ran before, and others work."""
+    before = set(children(master))
+    os.kill(master, signal.SIGHUP)
+    until(lambda: not before & set(service.pids()), "the old workers and the old dispatcher are gone")
+    until(lambda: len(workers(master)) == 2 and service.ready(), "new ones work")
+
+
+def reload_with_a_fault(service: Service, master: int) -> None:
+    """SIGHUP while the file is no configuration: other workers, with what was read before."""
+    good = service.config.read_text()
+    dispatcher, before = service.dispatcher(), workers(master)
+    service.config.write_text(f"{good}\nunheard_of: 1\n")
+    os.kill(master, signal.SIGHUP)
+    until(lambda: not before & set(service.pids()), "the old workers are gone")
+    until(lambda: len(workers(master)) == 2 and service.ready(), "new ones work")
+    os.kill(min(workers(master)), signal.SIGTERM)
+    until(lambda: len(workers(master)) == 2 and service.ready(), "one that died meanwhile is replaced")
+    assert service.dispatcher() == dispatcher
+    assert "unheard_of" in service.output.read_text()
+    service.config.write_text(good)
+
+
+def upgrade(service: Service) -> int:
+    """SIGUSR2, and SIGTERM to the old master as soon as the new one has workers; the new one's process id."""
+    assert service.process is not None
+    old = service.process.pid
+    before = set(children(old))
+    os.kill(old, signal.SIGUSR2)
+    (new,) = until(lambda: set(children(old)) - before, "there is another master")
+    until(lambda: len(workers(new)) == 2, "its workers are there")
+    service.process.terminate()
+    assert service.process.wait(30) == 0
+    until(lambda: not before & set(service.pids()) and service.ready(), "the new ones work alone")
+    return int(new)
+
+
+@pytest.mark.soak
+def test_reloads_and_an_upgrade_under_load(start: Callable[..., Service], standin: StandinProcess, soak: bool) -> None:
+    service = start()
+    assert service.process is not None
+    service.register_many(
+        [
+            {"uid": f"reload-{n}", "device_id": "phone", "provider": "ios", "token": apns_token(0x54_0000 + n)}
+            for n in range(PHONES)
+        ]
+    )
+    posters = [Poster(service.port, keeps) for keeps in (True, False) * (4 if soak else 1)]
+    for poster in posters:
+        poster.start()
+    try:
+        for _ in range(3 if soak else 1):
+            reload(service, service.process.pid)
+        if soak:
+            reload_with_a_fault(service, service.process.pid)
+        master = upgrade(service)
+        if soak:
+            reload(service, master)
+    finally:
+        for poster in posters:
+            poster.stop()
+    assert [poster.faults for poster in posters] == [[]] * len(posters)
+    assert all(poster.posted for poster in posters)
+    posted = [str(message_id) for poster in posters for message_id in poster.posted]
+    until(service.is_idle, "nothing waits any more", 60)
+    pushes = Counter(dict(request["headers"])["apns-collapse-id"] for request in standin.requests(server="apns"))
+    assert pushes == Counter(posted)
