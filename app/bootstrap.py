@@ -112,12 +112,15 @@ def provider_types(config: Config) -> dict[str, str]:
 
 def web(config: Config) -> Flask:
     """The web app of one gunicorn worker; built after the fork."""
+    logs.configure()
+    datadir.share_counters(config)
+    from app import metrics
     from app.web import admin, create_app
     from app.web.webhook import Origin
 
-    logs.configure()
-    datadir.metrics_folder(config)
+    datadir.keep_counted(config)
     database = open_store(config)
+    database.observe = metrics.writes("web")
     into = intake(config, database)
     origin = Origin(
         config.webhook.secret.raw,
@@ -171,8 +174,12 @@ def dispatch(config: Config, slot: int = 0) -> None:
     logs.configure()
     if config.dispatcher.pin:
         _stay_on_one_core(zlib.crc32(socket.gethostname().encode()) + slot)
-    datadir.metrics_folder(config)
+    datadir.share_counters(config)
+    from app import metrics
+
+    datadir.keep_counted(config)
     database = open_store(config)
+    database.observe = metrics.writes("dispatcher")
     providers = registry.providers(config)
     import_module("app.dispatch.loop")
     # Last: until then the one that is to be replaced works on.
@@ -248,7 +255,7 @@ def prepare(config: Config) -> None:
     """Have everything in the data folder that workers and dispatchers need there."""
     open_store(config).close()  # a forked process must open its own
     datadir.admin_token(config)
-    datadir.metrics_folder(config)
+    datadir.share_counters(config)
 
 
 def greeting(config: Config) -> str:

@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
+
+from app import counters
 from app.config import Config, no_storage
 from app.store.opening import Unusable, make_private
+
+log = structlog.get_logger()
 
 
 @contextmanager
@@ -67,22 +72,20 @@ def hold_slot(config: Config, slot: int) -> int:
         return lock
 
 
-def metrics_folder(config: Config) -> Path:
-    """Where the processes of this service share their counters."""
+def share_counters(config: Config) -> None:
+    """Count together with the other processes of this service, before anything that counts is imported."""
     with usable(config) as data_dir:
         folder = data_dir / "metrics"
         folder.mkdir(exist_ok=True)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    return folder
+    counters.share(folder)
 
 
-def start_metrics(config: Config) -> None:
-    """Share counters from now on, without those of processes that are gone."""
-    folder = metrics_folder(config)
-    for file in folder.glob("*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if not (pid.isdigit() and _is_alive(int(pid))):
-            file.unlink(missing_ok=True)
+def keep_counted(config: Config) -> None:
+    """Once a process, as it starts: put together what those before it counted."""
+    try:
+        counters.keep_past(config.data_dir / "metrics", _is_alive)
+    except OSError as error:
+        log.warning("past counts are not put together", action="metrics", error=error.strerror)
 
 
 def _is_alive(pid: int) -> bool:

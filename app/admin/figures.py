@@ -38,13 +38,29 @@ class Dispatcher(Struct, frozen=True):
     beat_seconds_ago: float
 
 
+class ProviderState(Struct, frozen=True):
+    """state: ok, probing (single pushes are tried) or paused; reason: why not ok.
+
+    paused_since, next_probe_at: UNIX milliseconds; null where it is ok, or where it is not said.
+    """
+
+    state: str
+    reason: str
+    paused_since: int | None
+    next_probe_at: int | None
+
+
 class Stats(Struct, frozen=True, kw_only=True):
-    """queue: accepted calls by lane. pending: pushes to be taken up again, by outcome. devices: by provider."""
+    """queue: accepted calls by lane. pending: pushes to be taken up again, by outcome. devices: by provider.
+
+    providers: as the dispatchers that are alive say, the worst where they differ.
+    """
 
     queue: dict[str, Waiting]
     pending: dict[str, Waiting]
     devices: dict[str, int]
     presence: Online
+    providers: dict[str, ProviderState]
     dispatchers: list[Dispatcher]
 
 
@@ -61,6 +77,7 @@ def stats(database: Database, now: int) -> dict[str, Any]:
         "pending": _waiting(pending, now),
         "devices": registered,
         "presence": Online(online),
+        "providers": providers(beats, now),
         "dispatchers": [_dispatcher(beat, now) for beat in beats],
     }
 
@@ -71,14 +88,38 @@ def queue(connection: Transaction) -> dict[str, tuple[int, int | None]]:
     return {**lanes, **inbox.depth(connection)}
 
 
-def paused(beats: Iterable[Health], now: int) -> dict[str, bool]:
-    """By provider: whether a dispatcher that is alive sends it nothing, or only tries whether it may again."""
-    found: dict[str, bool] = {}
-    for beat in beats:
-        providers = _said(beat).get("providers", {}) if _is_alive(beat, now) else {}
-        for name, figures in providers.items():
-            found[name] = found.get(name, False) or figures.get("state") in ("paused", "probing")
-    return found
+def said(beats: Iterable[Health], now: int) -> dict[str, dict[str, Any]]:
+    """By owner: what the dispatchers that are alive say of themselves."""
+    return {beat.owner: _said(beat) for beat in beats if _is_alive(beat, now)}
+
+
+def by_provider(figures: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name: what one dispatcher says of its providers."""
+    found = figures.get("providers")
+    return {name: each for name, each in found.items() if isinstance(each, dict)} if isinstance(found, dict) else {}
+
+
+def providers(beats: Iterable[Health], now: int) -> dict[str, ProviderState]:
+    """How the providers are."""
+    worst: dict[str, ProviderState] = {}
+    for figures in said(beats, now).values():
+        for name, each in by_provider(figures).items():
+            state = ProviderState(
+                str(each.get("state", "ok")),
+                str(each.get("reason") or ""),
+                _ms(each.get("paused_since")),
+                _ms(each.get("next_probe_at")),
+            )
+            if name not in worst or _BADNESS.get(state.state, 0) > _BADNESS.get(worst[name].state, 0):
+                worst[name] = state
+    return worst
+
+
+_BADNESS = {"probing": 1, "paused": 2}
+
+
+def _ms(value: object) -> int | None:
+    return value if type(value) is int else None
 
 
 def any_alive(beats: Iterable[Health], now: int) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ class Database:
     """One open database. Threads may share it; a forked process must open its own.
 
     reads_at_once: a read waits for nobody, neither a network nor a writer, so that it costs less than another thread.
+    observe: told of each write transaction how many seconds it took, or None where the database failed it.
     """
 
     def __init__(self, engine: Engine, lock: WriteLock | None) -> None:
@@ -105,12 +107,19 @@ class Database:
         self.reads_at_once = engine.dialect.name == "sqlite"
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = lock
+        self.observe: Callable[[float | None], None] = lambda _: None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One transaction, committed at the end, rolled back on an error."""
-        with self._lock() if self._lock else nullcontext(), self.engine.begin() as connection:
-            yield connection
+        started = time.perf_counter()
+        try:
+            with self._lock() if self._lock else nullcontext(), self.engine.begin() as connection:
+                yield connection
+        except DatabaseError:
+            self.observe(None)
+            raise
+        self.observe(time.perf_counter() - started)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

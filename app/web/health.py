@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from app import metrics
@@ -14,6 +15,7 @@ from app.admin import figures
 from app.store import deliveries, health
 from app.store import presence as presence_store
 from app.store.dialect import Database, DatabaseError
+from app.web import told
 
 
 def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
@@ -27,15 +29,19 @@ def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
         parts = {"storage": "ok", "dispatcher": "ok"}
+        providers: dict[str, str] = {}
         try:
             with database.read() as connection:
                 beats = health.beats(connection)
             if not figures.any_alive(beats, now()):
                 parts["dispatcher"] = "not running"
+            providers = _said_of(figures.providers(beats, now()))
         except DatabaseError:
             parts = {"storage": "unreachable", "dispatcher": "unknown"}
         ready = all(state == "ok" for state in parts.values())
-        return jsonify(status="ready" if ready else "not ready", parts=parts), 200 if ready else 503
+        # A provider that is paused is no fault of this service, which goes on to take calls and to keep them.
+        said = {"status": "ready" if ready else "not ready", "parts": parts, "providers": providers}
+        return jsonify(said), 200 if ready else 503
 
     @routes.get("/metrics")
     def scrape() -> Response:
@@ -46,6 +52,11 @@ def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
     return routes
 
 
+def _said_of(providers: Mapping[str, figures.ProviderState]) -> dict[str, str]:
+    """For people: the state, with what it is about where there is something."""
+    return {name: f"{each.state}: {each.reason}" if each.reason else each.state for name, each in providers.items()}
+
+
 class _Stored(Collector):
     """Gauges that are read from the database when somebody scrapes, so that every process says the same."""
 
@@ -53,7 +64,7 @@ class _Stored(Collector):
         self._database = database
         self._now = now
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         try:
             with self._database.read() as connection:
                 queue = figures.queue(connection)
@@ -72,10 +83,5 @@ class _Stored(Collector):
         waiting = GaugeMetricFamily("pushbridge_pending", "Pushes that will be taken up again.", labels=["outcome"])
         for outcome, (count, _) in pending.items():
             waiting.add_metric([outcome], count)
-        alive = sum(figures.any_alive([beat], now) for beat in beats)
-        paused = GaugeMetricFamily("pushbridge_provider_paused", "1 while nothing is sent to it.", labels=["provider"])
-        for provider, is_paused in figures.paused(beats, now).items():
-            paused.add_metric([provider], is_paused)
-        yield from (depth, age, waiting, paused)
-        yield GaugeMetricFamily("pushbridge_dispatchers", "Dispatcher processes alive.", value=alive)
+        yield from (depth, age, waiting, *told.families(beats, now))
         yield GaugeMetricFamily("pushbridge_online_users", "Users with a connection said to be open.", value=online)

@@ -141,7 +141,7 @@ def _accept(intake: Intake, event: str, max_body: int) -> None:
     if len(body) > max_body:
         raise ApiError(413, "too_large", f"body: too large; allowed: webhook.max_body, {max_body} bytes")
     try:
-        intake.accept(event, body)
+        metrics.ELEMENTS.labels(event).inc(intake.accept(event, body))
     except BadEvent as error:
         raise ApiError(400, "bad_request", str(error)) from None
     except NotStored as error:

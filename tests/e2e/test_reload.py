@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.demo.standin import StandinProcess
 from tests.e2e.service import Service, apns_token, offline, until
@@ -124,6 +125,14 @@ def upgrade(service: Service) -> int:
     return int(new)
 
 
+def calls_counted(service: Service) -> float:
+    """By all workers that there ever were."""
+    families = parse(service.request("GET", "/metrics")[1].decode())
+    samples = (sample for family in families for sample in family.samples)
+    wanted = {"event": "msg.offline", "status": "200"}
+    return sum(s.value for s in samples if s.name == "pushbridge_webhooks_total" and s.labels == wanted)
+
+
 @pytest.mark.soak
 def test_reloads_and_an_upgrade_under_load(start: Callable[..., Service], standin: StandinProcess, soak: bool) -> None:
     service = start()
@@ -151,6 +160,7 @@ def test_reloads_and_an_upgrade_under_load(start: Callable[..., Service], standi
     assert [poster.faults for poster in posters] == [[]] * len(posters)
     assert all(poster.posted for poster in posters)
     posted = [str(message_id) for poster in posters for message_id in poster.posted]
+    assert calls_counted(service) == len(posted)
     until(service.is_idle, "nothing waits any more", 60)
     pushes = Counter(dict(request["headers"])["apns-collapse-id"] for request in standin.requests(server="apns"))
     assert pushes == Counter(posted)

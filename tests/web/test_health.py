@@ -110,6 +110,14 @@ def test_webhooks_are_counted_by_event_and_status(bridge: Bridge) -> None:
     assert after["pushbridge_webhook_seconds_count msg.notify"] >= 1
 
 
+def test_elements_of_what_was_taken_are_counted(bridge: Bridge) -> None:
+    name = "pushbridge_elements_total user.onlinestatus"
+    before = figures(bridge).get(name, 0)
+    bridge.post("user.onlinestatus", b'["u-1-1","u-2-1","v-1-1"]')
+    bridge.post("user.onlinestatus", b'["u-1-1"')
+    assert figures(bridge)[name] == before + 3
+
+
 def test_what_was_counted_is_told_without_storage_too(bridge: Bridge, store_folder: Path) -> None:
     bridge.post("msg.notify", b"x")
     with unreachable(bridge, store_folder):
@@ -128,11 +136,11 @@ def test_an_empty_lane_is_told_as_empty(bridge: Bridge) -> None:
 
 
 def test_a_provider_that_is_paused_is_told(bridge: Bridge) -> None:
-    assert not any(name.startswith("pushbridge_provider_paused") for name in figures(bridge))
+    assert not any(name.startswith("pushbridge_provider_paused ") for name in figures(bridge))
     beat(bridge, "one", a="ok", b="ok", c="paused", d="probing")
     beat(bridge, "two", a="ok", b="paused", c="ok", d="ok")
     beat(bridge, "dead", NOW - 10 * ALIVE_WITHIN, a="paused", e="paused")
     beat(bridge, "new")
     found = figures(bridge)
-    paused = {name[-1]: value for name, value in found.items() if name.startswith("pushbridge_provider_paused")}
+    paused = {name[-1]: value for name, value in found.items() if name.startswith("pushbridge_provider_paused ")}
     assert paused == {"a": 0, "b": 1, "c": 1, "d": 1}

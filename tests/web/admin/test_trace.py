@@ -199,6 +199,7 @@ def test_stats(api: Api) -> None:
         "pending": {},
         "devices": {},
         "presence": {"online": 0},
+        "providers": {},
         "dispatchers": [],
     }
     said = {"providers": {"ios": {"state": "ok", "sent": 5, "failed": 1}}, "suppressed": 2, "owner": "not this"}
