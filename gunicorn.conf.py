@@ -3,12 +3,13 @@
 import os
 import sys
 
-from gunicorn import systemd
+from gunicorn import glogging, systemd
 from gunicorn.http import message
 
-from app import bootstrap
+from app import bootstrap, logs
 from app.keeper import Keeper
 
+logs.configure()
 settings, changed = bootstrap.settings_or_exit()
 
 bind = settings.server.bind
@@ -23,6 +24,15 @@ message.MAX_REQUEST_LINE = limit_request_line = 256 << 10
 control_socket_disable = True
 proc_name = "pushbridge"
 accesslog = None
+
+
+class logger_class(glogging.Logger):
+    """Writes as everything else does. Through `logconfig_dict` gunicorn would log requests, and so secrets."""
+
+    def setup(self, cfg):
+        super().setup(cfg)
+        logs.adopt(self.error_log)
+
 
 keeper = Keeper(settings.dispatcher.processes if settings.dispatcher.embedded else 0, os.environ)
 

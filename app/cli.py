@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import structlog
 
+from app import logs
 from app.cli_data import COMMANDS
 from app.intake import Intake
 from app.store.dialect import Database
@@ -73,7 +74,11 @@ def serve() -> None:
     config = bootstrap.load_config_or_exit()
     with bootstrap.or_exit():
         bootstrap.prepare(config)
-    click.echo(bootstrap.greeting(config), err=True)
+    logs.configure()
+    if logs.STDERR.isatty():
+        click.echo(bootstrap.greeting(config), err=True)
+    else:
+        structlog.get_logger().info(bootstrap.greeting(config), action="start")
     folder = Path(__file__).resolve().parent.parent
     arguments = ["--config", str(folder / "gunicorn.conf.py"), "--pythonpath", str(folder), "wsgi:app"]
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *arguments])

@@ -22,7 +22,7 @@ from gunicorn.http import message
 from gunicorn.http.errors import LimitRequestLine
 from gunicorn.http.parser import RequestParser
 
-from app import bootstrap, cli, datadir
+from app import bootstrap, cli, datadir, logs
 from app.clock import now_ms
 from app.config import load
 from app.model import Connection
@@ -133,6 +133,12 @@ def test_a_database_that_another_program_holds(
     said = run(*arguments)
     assert cannot_use(said, path)
     assert ": database is locked; " in said
+
+
+@pytest.fixture(autouse=True)
+def own_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logs of this process stay those of the tests."""
+    monkeypatch.setattr(logs, "configure", lambda: None)
 
 
 def gunicorn_settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

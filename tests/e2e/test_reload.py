@@ -164,3 +164,6 @@ def test_reloads_and_an_upgrade_under_load(start: Callable[..., Service], standi
     until(service.is_idle, "nothing waits any more", 60)
     pushes = Counter(dict(request["headers"])["apns-collapse-id"] for request in standin.requests(server="apns"))
     assert pushes == Counter(posted)
+    logged = [json.loads(line) for line in service.output.read_text().splitlines()]  # gunicorn's lines too
+    assert {"gunicorn.error", None} == {line.get("logger") for line in logged}
+    assert not [line for line in logged if line["level"] in ("error", "critical")]
