@@ -36,7 +36,7 @@ class Poster(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        while not self._stopped.wait(0.002):
+        while not self._stopped.wait(0.005):
             body = offline([f"reload-{len(self.posted) % PHONES}"])
             try:
                 status = self._post(json.dumps(body).encode())
@@ -69,30 +69,29 @@ class Poster(threading.Thread):
         self._connection.close()
 
 
-def children(pid: int) -> dict[int, bytes]:
-    """The command lines of the processes that this one started."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if parent == pid:
-                found[int(entry.name)] = command
-    return found
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def workers(master: int) -> set[int]:
-    return {pid for pid, command in children(master).items() if b"app.cli" not in command}
+    def is_worker(pid: int) -> bool:
+        try:
+            return b"app.cli" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+
+    return set(filter(is_worker, children(master)))
+
+
+def are_gone(pids: set[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def reload(service: Service, master: int) -> None:
     """SIGHUP; returns when nothing but the master is left of what ran before, and others work."""
-    before = set(children(master))
+    before = children(master)
     os.kill(master, signal.SIGHUP)
-    until(lambda: not before & set(service.pids()), "the old workers and the old dispatcher are gone")
+    until(lambda: are_gone(before), "the old workers and the old dispatcher are gone")
     until(lambda: len(workers(master)) == 2 and service.ready(), "new ones work")
 
 
@@ -102,7 +101,7 @@ def reload_with_a_fault(service: Service, master: int) -> None:
     dispatcher, before = service.dispatcher(), workers(master)
     service.config.write_text(f"{good}\nunheard_of: 1\n")
     os.kill(master, signal.SIGHUP)
-    until(lambda: not before & set(service.pids()), "the old workers are gone")
+    until(lambda: are_gone(before), "the old workers are gone")
     until(lambda: len(workers(master)) == 2 and service.ready(), "new ones work")
     os.kill(min(workers(master)), signal.SIGTERM)
     until(lambda: len(workers(master)) == 2 and service.ready(), "one that died meanwhile is replaced")
@@ -115,13 +114,13 @@ def upgrade(service: Service) -> int:
     """SIGUSR2, and SIGTERM to the old master as soon as the new one has workers; the new one's process id."""
     assert service.process is not None
     old = service.process.pid
-    before = set(children(old))
+    before = children(old)
     os.kill(old, signal.SIGUSR2)
-    (new,) = until(lambda: set(children(old)) - before, "there is another master")
+    (new,) = until(lambda: children(old) - before, "there is another master")
     until(lambda: len(workers(new)) == 2, "its workers are there")
     service.process.terminate()
     assert service.process.wait(30) == 0
-    until(lambda: not before & set(service.pids()) and service.ready(), "the new ones work alone")
+    until(lambda: are_gone(before) and service.ready(), "the new ones work alone")
     return int(new)
 
 
