@@ -9,6 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from app.demo.standin import StandinProcess
+from tests.deploy.names import explained, samples, told, used
 from tests.e2e.service import Service, apns_token, offline, until
 
 
@@ -290,3 +291,30 @@ def test_a_handed_on_phone_gets_only_its_new_owners_messages(service: Service, s
     assert service.outcome(message_id, "old-owner", "skipped")["reason"] == "no_device"
     assert len(service.pushes(standin, message_id)) == 1
     assert service.admin("GET", f"/users/{quote('old-owner')}/devices") == {"devices": []}
+
+
+SOON = {
+    "pushbridge_disk_free_bytes",
+    "pushbridge_notify_messages_total",
+    "pushbridge_refusing",
+    "pushbridge_relay_age_seconds",
+    "pushbridge_relay_waiting",
+    "pushbridge_rescued_total",
+}
+"""Written of already, and not told yet."""
+LEAVING = {"pushbridge_provider_answers_total", "pushbridge_provider_seconds_total"}
+"""Still told, and explained no more."""
+
+
+def test_every_metric_that_alerts_and_panels_ask_for_is_told_and_explained(service: Service) -> None:
+    service.register("counted", apns_token(0xAF))
+    service.statuses("no status")
+    service.outcome(service.offline(["counted"]), "counted", "sent")
+
+    def missing() -> set[str]:
+        found = told(service.request("GET", "/metrics")[1].decode())
+        assert found.keys() - explained() <= LEAVING
+        assert not found.keys() & SOON
+        return (used() - samples(found)) | (explained() - found.keys())
+
+    until(lambda: missing() == SOON, "all of them are told")
