@@ -134,7 +134,10 @@ def test_a_dispatcher_by_itself(start: Callable[..., Service], standin: StandinP
     service.register("alone", apns_token(0x52))
     message_id = service.offline(["alone"])
     environ = {**os.environ, "PUSHBRIDGE_CONFIG": str(service.folder / "config.yaml")}
-    alone = subprocess.Popen([sys.executable, "-m", "app.cli", "dispatch"], env=environ)
+    read, write = os.pipe()
+    os.close(read)  # whoever took its log is gone, which must not end it
+    alone = subprocess.Popen([sys.executable, "-m", "app.cli", "dispatch"], env=environ, stderr=write)
+    os.close(write)
     try:
         service.outcome(message_id, "alone", "sent")
         assert service.request("GET", "/readyz")[0] == 200
