@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -22,7 +24,7 @@ from gunicorn.http import message
 from gunicorn.http.errors import LimitRequestLine
 from gunicorn.http.parser import RequestParser
 
-from app import bootstrap, cli, datadir, logs
+from app import bootstrap, cli, counters, datadir, logs
 from app.clock import now_ms
 from app.config import load
 from app.model import Connection
@@ -36,7 +38,6 @@ CONSOLE = "providers: {console: {type: console}}\n"
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Makes the configuration that processes started here read."""
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ["PROMETHEUS_MULTIPROC_DIR"])  # put back afterwards
 
     def make(text: str = "") -> Path:
         path = tmp_path / "config.yaml"
@@ -136,9 +137,10 @@ def test_a_database_that_another_program_holds(
 
 
 @pytest.fixture(autouse=True)
-def own_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The logs of this process stay those of the tests."""
+def own_logs_and_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this process stay the tests'."""
     monkeypatch.setattr(logs, "configure", lambda: None)
+    monkeypatch.setattr(counters, "share", lambda folder: None)
 
 
 def gunicorn_settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -155,6 +157,18 @@ def test_gunicorn_has_everything_made_before_it_forks(
     data = tmp_path / "data"
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     assert {file.name for file in data.iterdir()} == {"admin-token", "metrics", "pushbridge.db", "write.lock"}
+
+
+def test_systemd_is_told_which_master_serves(
+    write: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("dispatcher: {embedded: false}\n")
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        gunicorn_settings(monkeypatch)["when_ready"](SimpleNamespace(log=None))
+        assert systemd.recv(100) == f"MAINPID={os.getpid()}".encode()
 
 
 class Endless:
