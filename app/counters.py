@@ -6,9 +6,11 @@ readable and safe. It must run before the library is imported, so it imports not
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +37,9 @@ def share(folder: Path) -> None:
         _reserve(folder)
     except OSError as error:
         log.warning("what this process counts is not shown", action="metrics", error=error.strerror)
-        os.environ[FOLDER] = tempfile.mkdtemp(prefix="pushbridge-", dir=MEMORY if MEMORY.is_dir() else None)
+        alone = tempfile.mkdtemp(prefix="pushbridge-", dir=MEMORY if MEMORY.is_dir() else None)
+        atexit.register(shutil.rmtree, alone, ignore_errors=True)
+        os.environ[FOLDER] = alone
 
 
 def _reserve(folder: Path) -> None:

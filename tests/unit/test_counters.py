@@ -7,7 +7,8 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -114,11 +115,28 @@ def test_a_process_that_finds_the_disk_full_counts_by_itself(
     tmp_path: Path, limit: Callable[[], None] | None, shared: bool
 ) -> None:
     code = "import os, sys; from pathlib import Path; from app import counters; counters.share(Path(sys.argv[1]));"
-    code += "print(os.environ[counters.FOLDER])"
+    code += "print(os.environ[counters.FOLDER], os.path.isdir(os.environ[counters.FOLDER]))"
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=True, timeout=60)
-    folder = Path(done.stdout.splitlines()[-1])
-    assert (folder == tmp_path) is shared
-    assert folder.is_dir()
-    if not shared:
-        folder.rmdir()
+    folder, is_there = done.stdout.split()[-2:]
+    assert is_there == "True"
+    assert (Path(folder) == tmp_path) is Path(folder).exists() is shared
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system without a byte to spare."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a file system")
+    with (folder / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(4_096))
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_does_not_kill_who_counts(full_disk: Path) -> None:
+    count(full_disk, 3)
