@@ -296,13 +296,13 @@ def test_a_handed_on_phone_gets_only_its_new_owners_messages(service: Service, s
 
 SOON = {
     "pushbridge_disk_free_bytes",
-    "pushbridge_notify_messages_total",
     "pushbridge_refusing",
     "pushbridge_relay_age_seconds",
     "pushbridge_relay_waiting",
-    "pushbridge_rescued_total",
 }
 """Written of already, and not told yet."""
+RARE = {"pushbridge_rescue_left_out_total"}
+"""Told once there is one, which takes seconds here."""
 
 
 def test_every_metric_that_alerts_and_panels_ask_for_is_told_and_explained(service: Service) -> None:
@@ -314,7 +314,7 @@ def test_every_metric_that_alerts_and_panels_ask_for_is_told_and_explained(servi
         found = told(service.request("GET", "/metrics")[1].decode())
         assert found.keys() - explained() == set()
         assert not found.keys() & SOON
-        return (used() - samples(found)) | (explained() - found.keys())
+        return (used() - samples(found)) | (explained() - found.keys() - RARE)
 
     until(lambda: missing() == SOON, "all of them are told")
     scrape = service.request("GET", "/metrics")[1].decode()
