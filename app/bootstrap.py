@@ -98,7 +98,7 @@ def intake(config: Config, database: Database) -> Intake:
 
     # Before an offline event can have come nobody can tell who has left.
     after = _ms(max(config.rescue.after, config.presence.hold)) if config.rescue.channels == "person" else None
-    return Intake(GroupCommit(database), poker(config), after)
+    return Intake(GroupCommit(database), poker(config), after, configuration.relay_targets(config))
 
 
 def poker(config: Config) -> poke.Poker:
@@ -227,6 +227,10 @@ async def _dispatch(
             body_limit=Ask.ANSWER_LIMIT,
         )
         ask = Ask(Client(transport).send, config.wukongim.api_token.text)
+    targets = [
+        (target, Client(Transport(endpoint=target.origin, timeout=target.timeout, max_connections=1, http1=True)).send)
+        for target in configuration.relay_targets(config)
+    ]
     dispatcher = Dispatcher(
         database=database,
         providers=providers,
@@ -241,6 +245,7 @@ async def _dispatch(
         owner=owner,
         poke=end,
         ask=ask,
+        targets=targets,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from app import config as configuration
 from app import registry
 from app.config import Config
+from app.relay import Target
 from app.store import opening
 from app.yamlfile import ConfigError
 
@@ -47,13 +48,20 @@ def _summary(config: Config) -> list[str]:
     dispatcher = config.dispatcher
     secret = "with" if config.webhook.secret else "without"
     where = "started by gunicorn" if dispatcher.embedded else "to be started with `pushbridge dispatch`"
+    targets = zip(config.relay, configuration.relay_targets(config), strict=True)
     return [
         f"configuration {config.path}",
         f"web: {server.workers} workers of {server.threads} threads on {server.bind}",
         f"dispatcher: {dispatcher.processes} process(es), {where}",
         f"storage: SQLite in {config.data_dir}, durability {config.storage.durability}",
         f"webhook: from {', '.join(config.webhook.allow_from)}, {secret} a secret",
+        *(_relayed(block, target) for block, target in targets),
     ]
+
+
+def _relayed(block: configuration.RelayTarget, target: Target) -> str:
+    events = ", ".join(block.events) if block.events else "all events"
+    return f"relay {target.name}: {events}, {'with' if block.secret else 'without'} a secret"
 
 
 def _warnings(config: Config) -> list[str]:

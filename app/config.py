@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from app import words
+from app import relay, words
 from app.yamlfile import ConfigError, convert, expand, read, show
 from providers.kit.values import Duration, Period, PeriodOrOff, Secret, Size
 
@@ -28,7 +28,6 @@ _NAMED = {
 _NETWORKS = "loopback, private, any, or a CIDR such as 10.1.0.0/16"
 
 LATER = {
-    "relay": "relay",
     "webhook.grpc_bind": "the gRPC webhook",
     "notification.badge": "badges",
     "notification.collapse": "coalescing",
@@ -107,6 +106,16 @@ class Rescue(_Section, frozen=True):
     after: Duration = Duration(5)
 
 
+class RelayTarget(_Section, frozen=True):
+    """events: None = all. `url` is never shown: it may hold a secret."""
+
+    url: Secret
+    events: tuple[str, ...] | None = None
+    secret: Secret = Secret(b"")
+    max_age: Period = Period(86400)
+    timeout: Period = Period(10)
+
+
 class Trace(_Section, frozen=True):
     retention: Duration = Duration(7 * 86400)
 
@@ -125,6 +134,7 @@ class Config(_Section, frozen=True):
     wukongim: WuKongIM = WuKongIM()
     notification: Notification = Notification()
     rescue: Rescue = Rescue()
+    relay: tuple[RelayTarget, ...] = ()
     trace: Trace = Trace()
     providers: dict[str, dict[str, Any]] = {}
     path: str = ""
@@ -213,6 +223,45 @@ def payload_types(types: Mapping[str, str], path: str | Path) -> dict[int, str]:
     return result
 
 
+MOST_TARGETS = 16
+"""Each keeps a copy of every event that it wants."""
+
+
+def relay_targets(config: Config) -> list[relay.Target]:
+    """Who the events are passed on to; raises ConfigError."""
+    if len(config.relay) > MOST_TARGETS:
+        raise ConfigError(f"{config.path}: relay: found {len(config.relay)} targets; allowed: up to {MOST_TARGETS}")
+    targets = [_relay_target(each, f"{config.path}: relay[{index}]") for index, each in enumerate(config.relay)]
+    first: dict[str, int] = {}
+    for index, each in enumerate(targets):
+        before = first.setdefault(each.name, index)
+        if before != index:
+            raise ConfigError(f"{config.path}: relay[{index}].url: the same as relay[{before}].url; allowed: each once")
+    return targets
+
+
+def _relay_target(found: RelayTarget, where: str) -> relay.Target:
+    if found.events is not None and not found.events:
+        raise ConfigError(
+            f"{where}.events: found an empty list; allowed: names such as msg.offline; without the key all events"
+        )
+    for index, name in enumerate(found.events or ()):
+        if not relay.is_name(name):
+            allowed = f"1 to {relay.LONGEST_NAME} printable characters"
+            raise ConfigError(f"{where}.events[{index}]: found {show(name)}; allowed: {allowed}")
+    events = None if found.events is None else frozenset(found.events)
+    try:
+        return relay.target(
+            found.url.raw.decode("utf-8", "replace"),
+            found.secret.raw,
+            events,
+            max_age=int(found.max_age * 1000),
+            timeout=found.timeout,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{where}.url: found something else; allowed: {error}") from None
+
+
 REQUIRED_TEMPLATES = ("default", "hidden", "group", "system")
 _PLACEHOLDERS: dict[str, set[str]] = {"group": {"sender", "text"}, "hidden": set(), "system": set()}
 """Of templates that do not stand for the payload's text."""
@@ -245,6 +294,7 @@ def _check(config: Config, path: Path) -> None:
         raise ConfigError(
             f"{path}: providers: found none; allowed: at least one block such as console: {{type: console}}"
         )
+    relay_targets(config)
     _check_templates(config.notification, path)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from app import events
 from app.clock import now_ms
+from app.relay import Target
 from app.store.inbox import Arrival
+from app.store.relay import Copy
 from app.store.writer import GroupCommit
 
 TEST = "test"
@@ -39,47 +41,58 @@ class TestPush(msgspec.Struct, frozen=True):
 
 
 class Intake:
-    """The way into the inbox. Thread-safe.
+    """The way into the inbox, and to those that events are passed on to. Thread-safe.
 
-    notify_after: milliseconds after which `msg.notify` is held against `msg.offline`; None = it is not kept.
+    notify_after: milliseconds after which `msg.notify` is held against `msg.offline`; None = the inbox takes none.
     """
 
-    def __init__(self, writer: GroupCommit, poke: Callable[[], None], notify_after: int | None = None) -> None:
+    def __init__(
+        self,
+        writer: GroupCommit,
+        poke: Callable[[], None],
+        notify_after: int | None = None,
+        targets: Sequence[Target] = (),
+    ) -> None:
         self._writer = writer
         self._poke = poke
         self._notify_after = notify_after
+        self._targets = targets
+
+    def wants(self, kind: str) -> bool:
+        """Whether anything is made of events of this name; others need not even be read."""
+        return kind in events.KINDS or any(target.wants(kind) for target in self._targets)
 
     def accept(self, kind: str, body: bytes) -> int:
         """Return the number of elements once the event is durable.
 
         Raises events.BadEvent where the body is not what the event calls for, store.writer.NotStored where it could
-        not be kept.
+        not be kept. Events that are unknown here are kept for relay targets only, whatever their bodies.
         """
-        measure = events.measure(kind, body)
-        if kind == events.NOTIFY:
-            if self._notify_after is not None:
-                now = now_ms()
-                later = now + self._notify_after
-                self._writer.put(
-                    Arrival(kind, body, now, NOTIFY_LANE, measure.weight, once=True, not_before=later), PATIENCE
-                )
-            return measure.weight
-        if kind == events.STATUS:
-            # A user may really go online twice under the same connection id: the server counts anew when it restarts.
-            self._put(kind, body, STATUS_LANE, measure, once=False)
-        else:
-            self._put(kind, body, lane_of(measure), measure, once=True)
+        measure = events.measure(kind, body) if kind in events.KINDS else events.Measure(0)
+        # A user may really go online twice under the same connection id: the server counts anew when it restarts.
+        once = kind != events.STATUS
+        now = now_ms()
+        arrival = None
+        if kind == events.NOTIFY and self._notify_after is not None:
+            later = now + self._notify_after
+            arrival = Arrival(kind, body, now, NOTIFY_LANE, measure.weight, once, not_before=later)
+        elif kind == events.STATUS:
+            arrival = Arrival(kind, body, now, STATUS_LANE, measure.weight, once)
+        elif kind == events.OFFLINE:
+            arrival = Arrival(kind, body, now, lane_of(measure), measure.weight, once, measure.channel)
+        copies = [Copy(target.name, kind, body, now, once) for target in self._targets if target.wants(kind)]
+        if arrival or copies:
+            self._writer.put(arrival, PATIENCE, copies)
+        if copies or (arrival and kind != events.NOTIFY):
+            self._poke()
         return measure.weight
 
     def test(self, uid: str, title: str, body: str) -> int:
         """Have a test push sent to each device of a user; the message id to look its outcomes up by."""
         push = TestPush(time.time_ns(), uid, title, body)
-        self._put(TEST, msgspec.json.encode(push), NOW_LANE, events.Measure(1), once=True)
-        return push.message_id
-
-    def _put(self, kind: str, body: bytes, lane: str, measure: events.Measure, once: bool) -> None:
-        self._writer.put(Arrival(kind, body, now_ms(), lane, measure.weight, once, measure.channel), PATIENCE)
+        self._writer.put(Arrival(TEST, msgspec.json.encode(push), now_ms(), NOW_LANE, 1, once=True), PATIENCE)
         self._poke()
+        return push.message_id
 
 
 def lane_of(measure: events.Measure) -> str:

@@ -120,6 +120,9 @@ def _decode_special(kind: type, value: Any) -> Any:
 
 def _secrets_from_files(raw: Any, into: Any, path: Path, prefix: str) -> Any:
     """Replaces `xyz_file: NAME` by `xyz: <the file's bytes>` wherever `xyz` is a secret of the struct."""
+    if isinstance(raw, list) and typing.get_origin(into) is tuple:
+        element = typing.get_args(into)[0]
+        return [_secrets_from_files(each, element, path, f"{prefix}[{index}]") for index, each in enumerate(raw)]
     if not isinstance(raw, dict) or not (isinstance(into, type) and issubclass(into, Struct)):
         return raw
     fields = {field.name: field.type for field in msgspec.structs.fields(into)}
@@ -196,6 +199,9 @@ def _struct_at(into: Any, keys: list[str]) -> Any:
     for key in keys:
         if typing.get_origin(into) is dict:
             into = typing.get_args(into)[1]
+            continue
+        if key.startswith("["):
+            into = next(iter(typing.get_args(into)), None)
             continue
         for field in msgspec.structs.fields(into) if isinstance(into, type) and issubclass(into, Struct) else ():
             if field.name == key:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from app import intake
-from app.store import deliveries, devices, health, inbox, presence
+from app.relay import label
+from app.store import deliveries, devices, health, inbox, presence, relay
 from app.store.dialect import Database, Transaction
 from app.store.rows import Health
+
+K = TypeVar("K")
 
 ALIVE_WITHIN = 10_000
 """Milliseconds since its last beat after which a dispatcher is taken for dead: five beats."""
@@ -54,6 +57,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     """queue: accepted calls by lane. pending: pushes to be taken up again, by outcome. devices: by provider.
 
     providers: as the dispatchers that are alive say, the worst where they differ.
+    relay: events to be passed on, by target; none where nothing waits.
     """
 
     queue: dict[str, Waiting]
@@ -61,6 +65,7 @@ class Stats(Struct, frozen=True, kw_only=True):
     devices: dict[str, int]
     presence: Online
     providers: dict[str, ProviderState]
+    relay: dict[str, Waiting]
     dispatchers: list[Dispatcher]
 
 
@@ -71,6 +76,7 @@ def stats(database: Database, now: int) -> dict[str, Any]:
         pending = deliveries.pending(connection)
         registered = devices.count(connection)
         online = presence.online(connection)
+        targets = _grouped(relay.depth(connection), lambda stream: stream[0])
         beats = health.beats(connection)
     return {
         "queue": _waiting(queued, now),
@@ -78,6 +84,7 @@ def stats(database: Database, now: int) -> dict[str, Any]:
         "devices": registered,
         "presence": Online(online),
         "providers": providers(beats, now),
+        "relay": _waiting(targets, now),
         "dispatchers": [_dispatcher(beat, now) for beat in beats],
     }
 
@@ -120,6 +127,19 @@ _BADNESS = {"probing": 1, "paused": 2}
 
 def _ms(value: object) -> int | None:
     return value if type(value) is int else None
+def relayed(connection: Transaction) -> dict[tuple[str, str], tuple[int, int]]:
+    """By target, and event as metrics call it: how many wait to be passed on, and when the oldest came."""
+    return _grouped(relay.depth(connection), lambda stream: (stream[0], label(stream[1])))
+
+
+def _grouped(
+    streams: Mapping[relay.Stream, tuple[int, int]], key: Callable[[relay.Stream], K]
+) -> dict[K, tuple[int, int]]:
+    found: dict[K, tuple[int, int]] = {}
+    for stream, (count, oldest) in streams.items():
+        before, since = found.get(key(stream), (0, oldest))
+        found[key(stream)] = before + count, min(since, oldest)
+    return found
 
 
 def any_alive(beats: Iterable[Health], now: int) -> bool:

@@ -15,6 +15,7 @@ import structlog
 from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.incoming import Incoming
+from app.dispatch.relay import Relay
 from app.dispatch.rescue import Rescue
 from app.dispatch.sender import Answers, Sender
 from app.dispatch.settler import Settler
@@ -23,12 +24,13 @@ from app.dispatch.steps import Rules
 from app.dispatch.waiting import Waiting
 from app.intake import LANES
 from app.model import Outcome
+from app.relay import Target
 from app.settle import Limits
-from app.store import deliveries, devices, health, inbox
+from app.store import deliveries, devices, health, inbox, leases
 from app.store import presence as presence_store
 from app.store.dialect import Database, Transaction
 from app.store.rows import Health
-from providers.kit.base import Provider
+from providers.kit.base import Provider, Send
 
 log = structlog.get_logger()
 
@@ -59,6 +61,7 @@ class Dispatcher:
         owner: str,
         poke: socket.socket,
         ask: Ask | None,
+        targets: Sequence[tuple[Target, Send]] = (),
     ) -> None:
         self._shared = Shared(database, providers, rules, limits, owner, PARTS)
         self._settler = Settler(self._shared)
@@ -68,6 +71,7 @@ class Dispatcher:
         }
         self._waiting = Waiting(self._shared, self._settler, ask)
         self._rescuing = Rescue(self._shared, ask)
+        self._relay = Relay(self._shared, targets)
         self._retention = retention
         self._quarantine = quarantine
         self._poke = poke
@@ -86,6 +90,7 @@ class Dispatcher:
             self._waiting.run_due(),
             self._waiting.run_held(),
             self._rescuing.run(),
+            *self._relay.parts(),
             self._every(RENEW_EVERY, self._renew),
             self._every(BEAT_EVERY, self._beat),
             self._every(TIDY_EVERY, self._tidy),
@@ -136,7 +141,7 @@ class Dispatcher:
         for task in parts:
             task.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
-        await asyncio.gather(*(sender.stop(GRACE) for sender in self._shared.senders.values()))
+        await asyncio.gather(*(sender.stop(GRACE) for sender in self._shared.senders.values()), self._relay.stop())
         self._settler.end()
         await asyncio.gather(settler, return_exceptions=True)
         await self._settler.flush()
@@ -144,6 +149,7 @@ class Dispatcher:
         def give_back() -> None:
             with self._shared.db.write() as connection:
                 self._rescue(connection)
+                leases.give_back(connection, self._shared.owner)
                 health.gone(connection, self._shared.owner)
 
         await self._shared.write(give_back)
@@ -166,6 +172,7 @@ class Dispatcher:
                 break
         for name in (*LANES, "due"):
             self._shared.wake[name].set()
+        self._relay.poked()
 
     async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -178,6 +185,7 @@ class Dispatcher:
             with self._shared.db.write() as connection:
                 inbox.renew(connection, self._shared.owner, until)
                 deliveries.renew(connection, self._shared.owner, until)
+                self._relay.lease(connection, until)
 
         await self._shared.write(write)
 

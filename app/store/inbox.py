@@ -36,6 +36,8 @@ class Arrival(Struct, frozen=True):
 
 def put(connection: Connection, arrivals: Sequence[Arrival]) -> int:
     """Keep these calls; the number that were no repeats."""
+    if not arrivals:
+        return 0
     rows = [_row(arrival) for arrival in arrivals]
     return connection.execute(dialect.insert_new(connection, events), rows).rowcount
 

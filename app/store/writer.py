@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.store import inbox
+from app.store import inbox, relay
 from app.store.dialect import Database
 from app.store.inbox import Arrival
 
@@ -27,12 +28,13 @@ class NotStored(Exception):
 
 @dataclass
 class _Waiting:
-    arrival: Arrival
+    arrival: Arrival | None
+    copies: Sequence[relay.Copy]
     done: Future[None] = field(default_factory=Future)
 
 
 class GroupCommit:
-    """Keeps arrivals. Many threads may wait at once: they share one transaction and one flush to the disk."""
+    """Keeps what calls bring. Many threads may wait at once: they share one transaction and one flush to the disk."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -40,13 +42,16 @@ class GroupCommit:
         self._start = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def put(self, arrival: Arrival, timeout: float) -> None:
-        """Return once the arrival is durable; raises NotStored, after `timeout` seconds at the latest."""
+    def put(self, arrival: Arrival | None, timeout: float, copies: Sequence[relay.Copy] = ()) -> None:
+        """Return once the arrival, where there is one, and the copies for relay targets are durable, all or none.
+
+        Raises NotStored, after `timeout` seconds at the latest.
+        """
         with self._start:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
                 self._thread.start()
-        waiting = _Waiting(arrival)
+        waiting = _Waiting(arrival, copies)
         self._queue.put(waiting)
         try:
             waiting.done.result(timeout)
@@ -66,7 +71,8 @@ class GroupCommit:
     def _commit(self, batch: list[_Waiting]) -> None:
         try:
             with self._database.write() as connection:
-                inbox.put(connection, [waiting.arrival for waiting in batch])
+                inbox.put(connection, [waiting.arrival for waiting in batch if waiting.arrival])
+                relay.put(connection, [copy for waiting in batch for copy in waiting.copies])
         except (SQLAlchemyError, OSError) as error:
             log.error("inbox not writable", action="put", error=type(error).__name__, calls=len(batch))
             for waiting in batch:

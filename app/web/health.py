@@ -71,6 +71,7 @@ class _Stored(Collector):
                 pending = deliveries.pending(connection)
                 beats = health.beats(connection)
                 online = presence_store.online(connection)
+                relayed = figures.relayed(connection)
         except DatabaseError:
             # The counters are worth having then more than ever; /readyz says what is wrong.
             return
@@ -83,5 +84,14 @@ class _Stored(Collector):
         waiting = GaugeMetricFamily("pushbridge_pending", "Pushes that will be taken up again.", labels=["outcome"])
         for outcome, (count, _) in pending.items():
             waiting.add_metric([outcome], count)
-        yield from (depth, age, waiting, *told.families(beats, now))
+        yield from (depth, age, waiting, *_relay(relayed, now), *told.families(beats, now))
         yield GaugeMetricFamily("pushbridge_online_users", "Users with a connection said to be open.", value=online)
+
+
+def _relay(relayed: Mapping[tuple[str, str], tuple[int, int]], now: int) -> Iterator[GaugeMetricFamily]:
+    waiting = GaugeMetricFamily("pushbridge_relay_waiting", "Events to be passed on.", labels=["target", "event"])
+    age = GaugeMetricFamily("pushbridge_relay_age_seconds", "Age of the oldest of them.", labels=["target", "event"])
+    for labels, (count, oldest) in relayed.items():
+        waiting.add_metric(labels, count)
+        age.add_metric(labels, max(0, now - oldest) / 1000)
+    yield from (waiting, age)

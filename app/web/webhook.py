@@ -135,7 +135,7 @@ def _accept(intake: Intake, event: str, max_body: int) -> None:
     length = request.content_length
     if length is not None and length > max_body:
         raise ApiError(413, "too_large", f"body: {length} bytes; allowed: webhook.max_body, {max_body} bytes")
-    if event not in KINDS:
+    if not intake.wants(event):
         return
     body = request.stream.read(max_body + 1) if length is None else request.stream.read(length)
     if len(body) > max_body:

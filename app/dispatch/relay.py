@@ -1,0 +1,256 @@
+"""Passes events on to the targets of `relay:`, for each target and kind of event in the order of their arrival.
+
+An event is sent when the one before it has been answered 200 and that is written down. So a dispatcher that is killed
+leaves at most one event a stream that may be sent twice, and the repeat comes right after its first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from random import random
+from typing import Any, TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from app import metrics
+from app.clock import now_ms
+from app.dispatch.shared import POLL, Shared
+from app.relay import Target, label
+from app.settle import backoff
+from app.store import leases
+from app.store import relay as relay_store
+from app.store.dialect import DatabaseError, Transaction
+from app.store.relay import SEEN
+from app.store.relay import Waiting as Event
+from providers.kit.base import Send, Unreachable
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+AT_ONCE = 64
+"""Kinds of events that one target is sent at the same time."""
+READ, READ_BYTES = 50, 1 << 20
+"""Events of a stream that are held in memory, and their bytes where there is more than one."""
+LONGEST_DELAY = 30_000
+"""Milliseconds between two attempts at the most: it is one request, and what waits behind it is long."""
+TIDY_EVERY = 60.0
+TIDY_ROWS = 2_000
+PATIENCE = 3.0
+"""Seconds that requests under way get when the dispatcher stops; the time-out of a target may be longer."""
+
+
+class Relay:
+    """All targets of one dispatcher. Only one dispatcher works a target: it has the lease on it."""
+
+    def __init__(self, shared: Shared, targets: Sequence[tuple[Target, Send]]) -> None:
+        self._shared = shared
+        marks = Marks(shared)
+        self._queues = [Queue(shared, marks, target, send) for target, send in targets]
+
+    def parts(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run until it is cancelled; `stop` comes after that."""
+        return [*(queue.run() for queue in self._queues), self._tidy()]
+
+    def poked(self) -> None:
+        for queue in self._queues:
+            queue.wake()
+
+    def lease(self, connection: Transaction, until: int) -> None:
+        """Take the targets that nobody else works, and keep one's own."""
+        for queue in self._queues:
+            queue.lease(connection, until)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(queue.stop() for queue in self._queues))
+
+    async def _tidy(self) -> None:
+        """Forget what was passed on a while ago, and what waits for targets that are configured no more."""
+        names = [queue.target.name for queue in self._queues]
+
+        def tidy(connection: Transaction) -> tuple[int, dict[str, int]]:
+            before = now_ms() - SEEN
+            # The grace is for targets that another machine has in its configuration already.
+            dropped = relay_store.drop_others(connection, names, before, TIDY_ROWS)
+            return relay_store.forget(connection, before, TIDY_ROWS), dropped
+
+        while True:
+            forgotten, dropped = await _write(self._shared, tidy)
+            for name, count in dropped.items():
+                metrics.RELAY_DROPPED.labels(name, "", "removed").inc(count)
+                log.warning("relay target is gone", action="relay", target=name, dropped=count)
+            if TIDY_ROWS not in (forgotten, *dropped.values()):
+                await asyncio.sleep(TIDY_EVERY)
+
+
+class Marks:
+    """Writes down what was passed on: for all streams together, whatever has gathered, in one transaction."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._ids: list[int] = []
+        self._turn = asyncio.Lock()
+
+    async def put(self, event_id: int) -> None:
+        """Return once it is durable."""
+        self._ids.append(event_id)
+        async with self._turn:
+            if event_id in self._ids:
+                ids, self._ids = self._ids, []
+                await _write(self._shared, lambda connection: relay_store.done(connection, ids, now_ms()))
+
+
+async def _write(shared: Shared, function: Callable[[Transaction], T]) -> T:
+    """Run a transaction, again and again while the database is away: what was answered must not be sent again."""
+
+    def write() -> T:
+        with shared.db.write() as connection:
+            return function(connection)
+
+    failed = False
+    while True:
+        try:
+            return await shared.write(write)
+        except DatabaseError as error:
+            if not failed:
+                log.error("relay waits for the database", action="relay", error=type(error).__name__)
+            failed = True
+        await asyncio.sleep(POLL)
+
+
+class Queue:
+    """What waits for one target. A stream for each kind of event lives as long as there is something in it."""
+
+    def __init__(self, shared: Shared, marks: Marks, target: Target, send: Send) -> None:
+        self.target = target
+        self.send = send
+        self.shared = shared
+        self.marks = marks
+        self.limits = replace(shared.limits, max_delay=min(shared.limits.max_delay, LONGEST_DELAY))
+        self._part = f"relay/{target.name}"
+        shared.wake[self._part] = asyncio.Event()
+        self._held_until = 0
+        self._stopping = asyncio.Event()
+        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._failure: BaseException | None = None
+
+    def wake(self) -> None:
+        self.shared.wake[self._part].set()
+
+    def lease(self, connection: Transaction, until: int) -> None:
+        if leases.take(connection, self._part, self.shared.owner, now_ms(), until):
+            self._held_until = until
+
+    def goes_on(self) -> bool:
+        """Whether this dispatcher may send to the target."""
+        return not self._stopping.is_set() and now_ms() < self._held_until
+
+    async def rest(self, milliseconds: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(milliseconds / 1000):
+                await self._stopping.wait()
+
+    async def run(self) -> None:
+        while True:
+            if self._failure:
+                raise self._failure
+            if self.goes_on():
+                await self._start_streams()
+            await self.shared.wait(self._part, POLL)
+
+    async def stop(self) -> None:
+        """Begin nothing any more; a request under way may end."""
+        self._stopping.set()
+        streams = list(self._streams.values())
+        if streams:
+            await asyncio.wait(streams, timeout=PATIENCE)
+        for stream in streams:
+            stream.cancel()
+
+    async def _start_streams(self) -> None:
+        def read() -> list[str]:
+            with self.shared.db.read() as connection:
+                return relay_store.kinds(connection, self.target.name, AT_ONCE)
+
+        for kind in await self.shared.read(read):
+            if kind not in self._streams and len(self._streams) < AT_ONCE:
+                stream = asyncio.create_task(Stream(self, kind).run())
+                self._streams[kind] = stream
+                stream.add_done_callback(lambda ended, kind=kind: self._ended(kind, ended))  # type: ignore[misc]
+
+    def _ended(self, kind: str, stream: asyncio.Task[None]) -> None:
+        del self._streams[kind]
+        if not stream.cancelled():
+            self._failure = self._failure or stream.exception()
+        self.wake()  # something may have come since it looked last
+
+
+class Stream:
+    """Passes one kind of event on to one target, one after another, until nothing is left."""
+
+    def __init__(self, queue: Queue, kind: str) -> None:
+        self._queue = queue
+        self._kind = kind
+        self._labels = queue.target.name, label(kind)
+        self._failures = 0
+
+    async def run(self) -> None:
+        while self._queue.goes_on() and (events := await self._read()):
+            for event in events:
+                if not await self._pass_on(event):
+                    await self._drop_old()
+                    break
+                await self._queue.marks.put(event.id)
+                metrics.RELAYED.labels(*self._labels).inc()
+
+    async def _read(self) -> list[Event]:
+        def read() -> list[Event]:
+            with self._queue.shared.db.read() as connection:
+                return relay_store.head(connection, self._queue.target.name, self._kind, READ, READ_BYTES)
+
+        return await self._queue.shared.read(read)
+
+    async def _pass_on(self, event: Event) -> bool:
+        """Send until it is answered 200; False where it got too old for that, or this dispatcher may not go on."""
+        while self._queue.goes_on() and event.received_at >= self._oldest():
+            fault = await self._send(event)
+            if not fault:
+                if self._failures:
+                    self._log.info("relay target takes events again", attempts=self._failures + 1)
+                self._failures = 0
+                return True
+            self._failures += 1
+            metrics.RELAY_FAILURES.labels(*self._labels).inc()
+            if self._failures == 1:
+                self._log.warning("relay target takes no events", reason=fault)
+            await self._queue.rest(backoff(self._failures, self._queue.limits, random()))
+        return False
+
+    async def _send(self, event: Event) -> str:
+        """What was wrong with the answer, "" for nothing."""
+        try:
+            answer = await self._queue.send(self._queue.target.request(self._kind, event.body))
+        except Unreachable as error:
+            return str(error)
+        return "" if answer.status == 200 else f"status {answer.status}"
+
+    async def _drop_old(self) -> None:
+        def drop(connection: Transaction) -> int:
+            return relay_store.drop(connection, self._queue.target.name, self._kind, self._oldest(), TIDY_ROWS)
+
+        dropped = 0
+        while count := await _write(self._queue.shared, drop):
+            dropped += count
+        if dropped:
+            metrics.RELAY_DROPPED.labels(*self._labels, "max_age").inc(dropped)
+            self._log.error("events too old to be relayed", dropped=dropped)
+
+    def _oldest(self) -> int:
+        return now_ms() - self._queue.target.max_age
+
+    @property
+    def _log(self) -> Any:
+        return log.bind(action="relay", target=self._queue.target.name, kind=self._labels[1])
