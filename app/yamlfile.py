@@ -238,6 +238,7 @@ def _allowed(problem: str) -> str:
             "bool": "true or false",
             "array": "a list",
             "object": "a section",
+            "null": "nothing",
         }
         kinds = [words.get(kind.strip(), kind.strip()) for kind in expected[1].split("|")]
         return " or ".join(kinds) + expected[2].split(", got")[0]

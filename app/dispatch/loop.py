@@ -188,6 +188,7 @@ class Dispatcher:
                 self._relay.lease(connection, until)
 
         await self._shared.write(write)
+        self._relay.poked()  # it may have been without a lease
 
     async def _beat(self) -> None:
         text = msgspec.json.encode(self.health()).decode()

@@ -75,7 +75,7 @@ def _known(connection: Connection, copy: Copy, digests: Sequence[bytes]) -> set[
     found: dict[bytes, int] = {}
     for some in dialect.chunks(list(dict.fromkeys(digests))):
         query = select(relay.c.digest, func.max(relay.c.id)).where(mine, relay.c.digest.in_(some), recent)
-        found |= dict(connection.execute(query.group_by(relay.c.digest)).tuples().all())
+        found |= dict(connection.execute(query.group_by(relay.c.digest)).all())
     if copy.once or not found:
         return set(found)
     digest = max(found, key=found.__getitem__)
@@ -153,7 +153,7 @@ def depth(connection: Connection) -> Mapping[Stream, tuple[int, int]]:
     times: dict[int, int] = {}
     for some in dialect.chunks([oldest for _, oldest in found.values()]):
         query = select(relay.c.id, relay.c.received_at).where(relay.c.id.in_(some))
-        times |= dict(connection.execute(query).tuples().all())
+        times |= dict(connection.execute(query).all())
     return {stream: (count, times[oldest]) for stream, (count, oldest) in found.items() if oldest in times}
 
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from app.dispatch.loop import Dispatcher
 from app.dispatch.steps import Rules
 from app.intake import NORMAL_LANE, NOTIFY_LANE, STATUS_LANE
 from app.model import Device
+from app.relay import Target
 from app.settle import Limits
 from app.store import deliveries, devices, inbox
 from app.store.dialect import Database
 from app.store.inbox import Arrival
 from app.store.opening import open_database
 from app.store.rows import Delivery
-from providers.kit.base import Delivered, Notice, Outcome, Provider, Request, Response, Target
+from providers.kit.base import Delivered, Notice, Outcome, Provider, Request, Response, Send
+from providers.kit.base import Target as Phone
 
 _WORDS = {"default": "default", "hidden": "hidden", "system": "system", "group": "{text}", "text": "{content}"}
 TEMPLATES = {"en": _WORDS, "zh": _WORDS | {"hidden": "verborgen"}}
@@ -49,7 +51,7 @@ class Stub(Provider):
     def prepare(self, notice: Notice, budget: int | None = None) -> str:
         return notice.body
 
-    def request(self, prepared: str, target: Target) -> Request:
+    def request(self, prepared: str, target: Phone) -> Request:
         return Request("POST", "/" + target.token, {}, b"")
 
     def read(self, response: Response) -> Outcome:
@@ -151,6 +153,7 @@ class Bridge:
         limits: Limits | None = None,
         ask: Ask | None = None,
         quarantine: int = 604_800_000,
+        targets: Sequence[tuple[Target, Send]] = (),
     ) -> Dispatcher:
         style = render.Style(types={0: "text", 1: "text"}, templates=TEMPLATES)
         poke, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -166,6 +169,7 @@ class Bridge:
             owner="me",
             poke=end,
             ask=ask,
+            targets=targets,
         )
         return self.dispatcher
 

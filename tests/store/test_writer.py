@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from app.store import inbox
+from app.store import inbox, relay
 from app.store.dialect import Database, WriteLock
 from app.store.opening import open_database
 from app.store.writer import MOST, GroupCommit, NotStored
@@ -64,6 +64,27 @@ def test_a_repeat_is_no_error(database: Database) -> None:
     for _ in range(3):
         writer.put(arrival(b"a"), PATIENCE)
     assert depth(database) == 1
+
+
+def relay_copy(body: bytes) -> relay.Copy:
+    return relay.Copy("h:80/1", "msg.offline", body, 1, True)
+
+
+def test_a_call_and_its_copies_are_kept_together(database: Database) -> None:
+    writer = GroupCommit(database)
+    writer.put(arrival(b"a"), PATIENCE, [relay_copy(b"a")])
+    writer.put(None, PATIENCE, [relay_copy(b"b")])
+    with database.read() as connection:
+        assert [event.body for event in relay.head(connection, "h:80/1", "msg.offline", 9, 9)] == [b"a", b"b"]
+    assert depth(database) == 1
+
+
+def test_nothing_is_kept_of_a_call_whose_copies_are_not(database: Database) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE relay RENAME TO away")
+    with pytest.raises(NotStored):
+        GroupCommit(database).put(arrival(b"a"), PATIENCE, [relay_copy(b"a")])
+    assert depth(database) == 0
 
 
 def test_many_threads_lose_nothing(database: Database) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 
 from app import config as configuration
 from app import words
-from app.config import LATER, Config, load, networks, payload_types
+from app.config import LATER, Config, load, networks, payload_types, relay_targets
 from app.yamlfile import ConfigError
 from providers.kit.values import Duration, Period, PeriodOrOff, Secret, Size
 
@@ -44,6 +45,9 @@ def test_every_default_in_the_shipped_file_is_the_codes() -> None:
     for field in msgspec.structs.fields(Config):
         if field.name in {"providers", "path"}:
             continue
+        if field.name == "relay":
+            assert shipped.relay == Config().relay
+            continue
         default = bare if field.name == "notification" else field.default
         found = getattr(shipped, field.name)
         for part in msgspec.structs.fields(type(found)):
@@ -55,8 +59,9 @@ def test_every_default_in_the_shipped_file_is_the_codes() -> None:
 
 def test_the_shipped_file_has_every_key() -> None:
     raw = yaml.safe_load(SHIPPED.read_text())
+    assert raw["relay"] == []
     for field in msgspec.structs.fields(Config):
-        if field.name in {"providers", "path"}:
+        if field.name in {"providers", "path", "relay"}:
             continue
         assert raw[field.name].keys() == {
             part.name for part in msgspec.structs.fields(field.type) if f"{field.name}.{part.name}" not in LATER
@@ -170,8 +175,8 @@ BROKEN: list[tuple[str, str]] = [
     ("server: {bind: '127.0.0.1:65536'}\n", "server.bind: found '127.0.0.1:65536'; allowed: HOST:PORT or unix:PATH"),
     (
         "path: elsewhere\n",
-        "path: unknown key; allowed: admin, devices, dispatcher, notification, presence, providers, rescue, retry, "
-        "server, storage, trace, webhook, wukongim",
+        "path: unknown key; allowed: admin, devices, dispatcher, notification, presence, providers, relay, rescue, "
+        "retry, server, storage, trace, webhook, wukongim",
     ),
     (
         "admin: {token: *hunter2}\n",
@@ -193,6 +198,36 @@ BROKEN: list[tuple[str, str]] = [
         "storage: {url: 'postgresql+psycopg://me:pw@db/x'}\n",
         "storage.url: databases other than SQLite: not available yet; leave it empty",
     ),
+    ("relay: {}\n", "relay: found a section; allowed: a list"),
+    ("relay: [http]\n", "relay[0]: found 'http'; allowed: a section"),
+    ("relay: [{}]\n", "relay[0].url: missing; allowed: a text, or url_file with a file's name"),
+    ("relay: [{url: 5}]\n", "relay[0].url: found no text; allowed: a text in quotes"),
+    (
+        "relay: [{url: 'http://a'}, {url: 'http://b', event: x}]\n",
+        "relay[1].event: unknown key; allowed: events, max_age, secret, secret_file, timeout, url, url_file",
+    ),
+    (
+        "relay: [{url: 'http://a', timeout: 0s}]\n",
+        "relay[0].timeout: found '0s'; allowed: a time above zero, such as 500ms, 3s, 10m, 24h or 7d",
+    ),
+    (
+        "relay: [{url: 'http://a', events: msg.offline}]\n",
+        "relay[0].events: found 'msg.offline'; allowed: a list or nothing",
+    ),
+    ("relay: [{url: 'http://a', events: [x, 5]}]\n", "relay[0].events[1]: found 5; allowed: a text (in quotes)"),
+    (
+        "relay: [{url: 'http://a', events: []}]\n",
+        "relay[0].events: found an empty list; allowed: names such as msg.offline; without the key all events",
+    ),
+    (
+        "relay: [{url: 'http://a', events: [x, '']}]\n",
+        "relay[0].events[1]: found ''; allowed: 1 to 128 printable characters",
+    ),
+    (
+        "relay: [{url: 'http://b'}, {url: 'http://a', secret: s}, {url: 'http://a'}]\n",
+        "relay[2].url: the same as relay[1].url; allowed: each once",
+    ),
+    (f"relay: [{'{url: x}, ' * 17}]\n", "relay: found 17 targets; allowed: up to 16"),
     ("providers: []\n", "providers: found a list; allowed: blocks such as console: {type: console}"),
     ("providers: {a: x}\n", "providers: found a section; allowed: blocks such as console: {type: console}"),
     ("providers: {}\n", "providers: found none; allowed: at least one block such as console: {type: console}"),
@@ -296,6 +331,9 @@ def test_secrets_from_files(tmp_path: Path) -> None:
         "webhook: {secret: {a: hunter2hunter2}}\n",
         "admin: {token: [hunter2hunter2]}\n",
         "storage: {url: 'mysql+pymysql://u:hunter2hunter2@h/d'}\n",
+        "relay: [{url: 'http://u:hunter2hunter2@h/'}]\n",
+        "relay: [{url: 'http://h/', secret: [hunter2hunter2]}]\n",
+        "relay: [{url: 'http://h/hunter2'}, {url: 'http://h/hunter2'}]\n",
     ],
 )
 def test_no_secret_is_in_a_message(tmp_path: Path, text: str) -> None:
@@ -311,6 +349,28 @@ def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
     text = "webhook: {secret: hunter2}\nproviders: {ios: {type: apns, key: hunter2, password: hunter2}}\n"
     config = good(tmp_path, text)
     assert "hunter2" not in repr(config) + repr(config.webhook) + str(config.webhook.secret)
+
+
+def test_the_address_of_a_relay_target_is_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"hunter2\n")
+    config = good(tmp_path, "relay: [{url: 'http://10.0.0.9:81/hunter2?x=hunter2', secret_file: s}]\n" + CONSOLE)
+    [target] = relay_targets(config)
+    assert target.headers["authorization"] == "Basic " + b64encode(b"pushbridge:hunter2").decode()
+    assert "hunter2" not in repr(config.relay) + repr(target) + target.name
+    assert target.name.startswith("10.0.0.9:81/")
+    assert (target.events, target.max_age, target.timeout) == (None, 86_400_000, 10)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h", "ftp://h/", "http:///x", "http://h:0/", "http://h:99999/", "http://h:x/", "http://[::z]/", "http://h h/",
+     "http://h/\n", "http://h/#x", "http://u@h/", "http://h/\u00e9", "http://h/a b", "http://h\\x"],
+)  # fmt: skip
+def test_what_is_no_address_of_a_relay_target(tmp_path: Path, url: str) -> None:
+    text = yaml.safe_dump({"relay": [{"url": url}], "providers": {"c": {"type": "console"}}})
+    assert fault(tmp_path, text).startswith(
+        "relay[0].url: found something else; allowed: an http or https URL such as "
+    )
 
 
 def test_words_are_changed_one_by_one(tmp_path: Path) -> None:

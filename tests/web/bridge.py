@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from app.dispatch.taking import Take, take
 from app.intake import NOW_LANE, Intake
 from app.model import Connections
 from app.plan import Policy
+from app.relay import Target
 from app.render import Style
-from app.store import inbox, presence
+from app.store import inbox, presence, relay
 from app.store.opening import open_database
 from app.store.rows import Event
 from app.store.writer import GroupCommit
@@ -37,12 +39,13 @@ class Bridge:
         allow_from: tuple[str, ...] = ("loopback", "private"),
         trusted_proxies: tuple[str, ...] = (),
         notify_after: int | None = None,
+        targets: Sequence[Target] = (),
     ) -> None:
         self.database = open_database(folder, durability="normal")
         self.now = NOW
         self.pokes = 0
         origin = Origin(secret, networks(allow_from, "", ""), networks(trusted_proxies, "", ""))
-        intake = Intake(GroupCommit(self.database), self._poke, notify_after)
+        intake = Intake(GroupCommit(self.database), self._poke, notify_after, targets)
         empty = Blueprint("admin", __name__)
         self.client = create_app(self.database, intake, origin, MAX_BODY, empty, lambda: self.now).test_client()
 
@@ -67,6 +70,14 @@ class Bridge:
     def depth(self) -> dict[str, int]:
         with self.database.read() as connection:
             return {lane: count for lane, (count, _) in inbox.depth(connection).items()}
+
+    def copies(self, target: Target) -> dict[str, list[bytes]]:
+        """What waits for a target, by event."""
+        with self.database.read() as connection:
+            return {
+                kind: [event.body for event in relay.head(connection, target.name, kind, 1_000, 1 << 30)]
+                for kind in relay.kinds(connection, target.name, 1_000)
+            }
 
     def presence(self, *uids: str) -> dict[str, Connections]:
         with self.database.read() as connection:

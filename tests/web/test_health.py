@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.admin.figures import ALIVE_WITHIN
 from app.model import Connection, Outcome
-from app.store import deliveries, health, presence
+from app.store import deliveries, health, presence, relay
 from app.store.rows import Delivery, Health
 from tests.web.bridge import NOW, Bridge
 
@@ -144,3 +144,27 @@ def test_a_provider_that_is_paused_is_told(bridge: Bridge) -> None:
     found = figures(bridge)
     paused = {name[-1]: value for name, value in found.items() if name.startswith("pushbridge_provider_paused ")}
     assert paused == {"a": 0, "b": 1, "c": 1, "d": 1}
+
+
+def test_what_waits_to_be_passed_on(bridge: Bridge) -> None:
+    assert not any(name.startswith("pushbridge_relay_waiting") for name in figures(bridge))
+    copies = [
+        ("a", "msg.offline", 1_500),
+        ("a", "msg.offline", 0),
+        ("a", "too", 100),
+        ("a", "made.up", 200),
+        ("b", "x", 0),
+    ]
+    with bridge.database.write() as connection:
+        for number, (target, kind, age) in enumerate(copies):
+            relay.put(connection, [relay.Copy(target, kind, b"%d" % number, NOW - age, True)])
+    found = figures(bridge)
+    # The labels are sorted by their names: event, target.
+    assert {name: value for name, value in found.items() if name.startswith("pushbridge_relay_")} == {
+        "pushbridge_relay_waiting msg.offline a": 2,
+        "pushbridge_relay_waiting other a": 2,
+        "pushbridge_relay_waiting other b": 1,
+        "pushbridge_relay_age_seconds msg.offline a": 1.5,
+        "pushbridge_relay_age_seconds other a": 0.2,
+        "pushbridge_relay_age_seconds other b": 0,
+    }

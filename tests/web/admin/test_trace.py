@@ -10,8 +10,9 @@ import pytest
 
 from app.admin import times, tracing
 from app.model import Connection, Device, Outcome
-from app.store import deliveries, devices, health, inbox, presence
+from app.store import deliveries, devices, health, inbox, presence, relay
 from app.store.inbox import Arrival
+from app.store.relay import Copy
 from app.store.rows import Delivery, Health
 from tests.web.admin.kit import START, Api, ok, refused
 
@@ -200,6 +201,7 @@ def test_stats(api: Api) -> None:
         "devices": {},
         "presence": {"online": 0},
         "providers": {},
+        "relay": {},
         "dispatchers": [],
     }
     said = {"providers": {"ios": {"state": "ok", "sent": 5, "failed": 1}}, "suppressed": 2, "owner": "not this"}
@@ -207,6 +209,8 @@ def test_stats(api: Api) -> None:
         inbox.put(connection, [Arrival("msg.offline", b"x", START - 2_500, "bulk", 1, True)])
         devices.put(connection, Device("u", "d", "ios", "t", START))
         presence.put(connection, {"u": {0: Connection(online=True, since=START, seen=START)}})
+        copies = [Copy("h:80/1", kind, b"x", START - age, True) for kind, age in (("a", 500), ("b", 1_500))]
+        relay.put(connection, copies)
         health.beat(connection, Health("host/0", START - 1_000, msgspec.json.encode(said).decode()))
         health.beat(connection, Health("host/1", START - 60_000, "{}"))
     keep(api, row(1, outcome=Outcome.HELD, due_at=START + 3_000))
@@ -215,6 +219,7 @@ def test_stats(api: Api) -> None:
     assert stats["pending"] == {"held": {"depth": 1, "oldest_seconds": 0.0}}
     assert stats["devices"] == {"ios": 1}
     assert stats["presence"] == {"online": 1}
+    assert stats["relay"] == {"h:80/1": {"depth": 2, "oldest_seconds": 1.5}}
     assert stats["dispatchers"] == [
         {
             "providers": {"ios": {"state": "ok", "sent": 5, "failed": 1}},

@@ -1,0 +1,364 @@
+"""Events that are passed on: in order, until they are answered 200, and nobody waits for anybody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from app import relay as relaying
+from app.clock import now_ms
+from app.dispatch import relay as part
+from app.relay import Target
+from app.settle import Limits
+from app.store import leases, relay
+from app.store.dialect import Database, DatabaseError
+from app.store.relay import SEEN, Copy
+from providers.kit.base import Request, Response, Unreachable
+from tests.dispatch.conftest import Bridge, Stub
+
+OFFLINE, NOTIFY = "msg.offline", "msg.notify"
+FAST = Limits(first_delay=1, max_delay=2)
+
+
+class Consumer:
+    """A target. answer: the status for an event, or what to raise or await instead. seen: every attempt, in order."""
+
+    def __init__(self, host: str = "a", max_age: int = 3_600_000) -> None:
+        self.target: Target = relaying.target(f"http://{host}/w", b"", None, max_age=max_age, timeout=1)
+        self.name = self.target.name
+        self.answer: Callable[[str, bytes], Any] = lambda _kind, _body: 200
+        self.seen: list[tuple[str, bytes]] = []
+
+    async def send(self, request: Request) -> Response:
+        path, _, kind = request.path.partition("?event=")
+        assert path == "/w"
+        self.seen.append((kind, request.body))
+        answer = self.answer(kind, request.body)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if isinstance(answer, Exception):
+            raise answer
+        return Response(answer, {}, b"whatever it says")
+
+    def bodies(self, kind: str = OFFLINE) -> list[bytes]:
+        return [body for found, body in self.seen if found == kind]
+
+    @property
+    def pair(self) -> tuple[Target, Any]:
+        return self.target, self.send
+
+
+def put(database: Database, target: str, *bodies: bytes, kind: str = OFFLINE, age: int = 0) -> None:
+    with database.write() as connection:
+        relay.put(connection, [Copy(target, kind, body, now_ms() - age, True) for body in bodies])
+
+
+def left(database: Database) -> dict[relay.Stream, int]:
+    """How many events wait, by target and kind."""
+    with database.read() as connection:
+        return {stream: count for stream, (count, _) in relay.depth(connection).items()}
+
+
+def numbered(count: int) -> list[bytes]:
+    return [str(number).encode() for number in range(count)]
+
+
+def counted(name: str, target: str, event: str = OFFLINE, **more: str) -> float:
+    return REGISTRY.get_sample_value(f"pushbridge_{name}_total", {"target": target, "event": event, **more}) or 0
+
+
+def run(bridge: Bridge, *consumers: Consumer, until: Callable[[], bool], **more: Any) -> None:
+    pairs = [consumer.pair for consumer in consumers]
+    asyncio.run(bridge.run(until=until, targets=pairs, limits=FAST, **more))
+
+
+def test_each_event_is_sent_once_in_order(bridge: Bridge) -> None:
+    a, b = Consumer("a"), Consumer("b")
+    for kind in (OFFLINE, NOTIFY, "custom"):
+        put(bridge.database, a.name, *numbered(120), kind=kind)
+    put(bridge.database, b.name, *numbered(3))
+    run(bridge, a, b, until=lambda: left(bridge.database) == {})
+    for kind in (OFFLINE, NOTIFY, "custom"):
+        assert a.bodies(kind) == numbered(120)
+    assert b.seen == [(OFFLINE, body) for body in numbered(3)]
+    assert counted("relayed", a.name) == 120
+    assert counted("relayed", a.name, "other") == 120
+
+
+@pytest.mark.parametrize("fault", [201, 204, 302, 400, 500, 503, Unreachable("timed out")])
+def test_only_200_settles(bridge: Bridge, fault: Any) -> None:
+    consumer = Consumer()
+    answers = iter([fault, fault, 200, fault, 200])
+    consumer.answer = lambda _kind, _body: next(answers)
+    put(bridge.database, consumer.name, b"1", b"2")
+    before = counted("relay_failures", consumer.name)
+    with capture_logs() as lines:
+        run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert consumer.bodies() == [b"1", b"1", b"1", b"2", b"2"]
+    assert counted("relay_failures", consumer.name) == before + 3
+    told = [(line["event"], line.get("reason"), line.get("attempts")) for line in lines if line["action"] == "relay"]
+    reason = f"status {fault}" if isinstance(fault, int) else "timed out"
+    assert told == [
+        ("relay target takes no events", reason, None),
+        ("relay target takes events again", None, 3),
+        ("relay target takes no events", reason, None),
+        ("relay target takes events again", None, 2),
+    ]
+
+
+def test_a_kind_or_target_that_hangs_keeps_nobody_waiting(bridge: Bridge) -> None:
+    bridge.register("bob", "good")
+    a, b, good = Consumer("a"), Consumer("b"), Stub("good")
+
+    async def scenario() -> None:
+        hangs = asyncio.Event()
+
+        async def hang() -> int:
+            await hangs.wait()
+            return 200
+
+        a.answer = lambda kind, _body: hang() if kind == OFFLINE else 200
+        for target in (a, b):
+            put(bridge.database, target.name, b"1", b"2")
+            put(bridge.database, target.name, b"1", b"2", kind=NOTIFY)
+        async with bridge.running(good, targets=[a.pair, b.pair], limits=FAST) as wait:
+            bridge.message("bob")
+            await wait(lambda: left(bridge.database) == {(a.name, OFFLINE): 2} and bridge.outcomes() == {"bob": "sent"})
+            assert a.bodies() == [b"1"]
+            hangs.set()
+            await wait(lambda: left(bridge.database) == {})
+
+    asyncio.run(scenario())
+    assert a.bodies() == [b"1", b"2"]
+
+
+def test_a_kind_that_was_never_seen_is_taken_up_while_running(bridge: Bridge) -> None:
+    consumer = Consumer()
+
+    async def scenario() -> None:
+        async with bridge.running(targets=[consumer.pair]) as wait:
+            for kind in ("one", "two"):
+                put(bridge.database, consumer.name, b"x", kind=kind)
+                await wait(lambda kind=kind: (kind, b"x") in consumer.seen)  # type: ignore[misc]
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_sent_before_its_predecessor_is_written_down(bridge: Bridge) -> None:
+    """Else a kill could double more than the one event whose outcome is unknown."""
+    consumer = Consumer()
+    waiting_at_send: list[int] = []
+
+    def answer(_kind: str, _body: bytes) -> int:
+        waiting_at_send.append(left(bridge.database)[consumer.name, OFFLINE])
+        return 200
+
+    consumer.answer = answer
+    put(bridge.database, consumer.name, *numbered(5))
+    run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert waiting_at_send == [5, 4, 3, 2, 1]
+
+
+def test_a_database_that_is_away_doubles_nothing(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = Consumer()
+    done, failures = relay.done, 0
+
+    def failing(*given: Any) -> None:
+        nonlocal failures
+        failures += 1
+        if failures < 3:
+            raise DatabaseError("disk full")
+        done(*given)
+
+    monkeypatch.setattr(relay, "done", failing)
+    monkeypatch.setattr(part, "POLL", 0.01)
+    put(bridge.database, consumer.name, b"1", b"2")
+    with capture_logs() as lines:
+        run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert consumer.bodies() == [b"1", b"2"]
+    assert [line["event"] for line in lines if line["action"] == "relay"] == ["relay waits for the database"]
+
+
+def test_streams_are_written_down_together(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams that are answered at the same moment."""
+    consumers = [Consumer(host) for host in ("a", "b", "c")]
+    batches: list[int] = []
+    done = relay.done
+    monkeypatch.setattr(relay, "done", lambda db, ids, now: (batches.append(len(ids)), done(db, ids, now)))
+
+    async def scenario() -> None:
+        all_there = asyncio.Barrier(3)
+
+        async def answer() -> int:
+            await all_there.wait()
+            return 200
+
+        for consumer in consumers:
+            consumer.answer = lambda _kind, _body: answer()
+            put(bridge.database, consumer.name, b"1")
+        async with bridge.running(targets=[consumer.pair for consumer in consumers]) as wait:
+            await wait(lambda: left(bridge.database) == {})
+
+    asyncio.run(scenario())
+    assert sorted(batches) == [1, 2]
+
+
+def test_what_is_too_old_is_dropped_and_told_once(bridge: Bridge) -> None:
+    consumer = Consumer(max_age=60_000)
+    put(bridge.database, consumer.name, *numbered(3), age=61_000)
+    put(bridge.database, consumer.name, b"young", age=30_000)
+    put(bridge.database, consumer.name, b"other", kind=NOTIFY)
+    before = counted("relay_dropped", consumer.name, reason="max_age")
+    with capture_logs() as lines:
+        run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert consumer.bodies() == [b"young"]
+    assert counted("relay_dropped", consumer.name, reason="max_age") == before + 3
+    dropped = [line for line in lines if line["action"] == "relay"]
+    assert [(line["event"], line["dropped"], line["target"], line["kind"]) for line in dropped] == [
+        ("events too old to be relayed", 3, consumer.name, OFFLINE)
+    ]
+
+
+def test_what_gets_too_old_while_the_target_is_down_is_dropped(bridge: Bridge) -> None:
+    consumer = Consumer(max_age=400)
+    consumer.answer = lambda _kind, _body: 500
+    put(bridge.database, consumer.name, b"1", b"2")
+    run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert consumer.bodies()
+    assert set(consumer.bodies()) <= {b"1", b"2"}
+
+
+def test_a_target_that_is_configured_no_more(bridge: Bridge) -> None:
+    """After a while: another machine may have it in its configuration, and this one not yet."""
+    consumer, gone = Consumer("a"), "gone:80/1"
+    consumer.answer = lambda _kind, _body: 500
+    put(bridge.database, consumer.name, b"kept", age=SEEN + 1_000)
+    put(bridge.database, gone, b"1", b"2", age=SEEN + 1_000)
+    put(bridge.database, gone, b"3")
+    with capture_logs() as lines:
+        run(bridge, consumer, until=lambda: sum(left(bridge.database).values()) == 2)
+    assert left(bridge.database) == {(consumer.name, OFFLINE): 1, (gone, OFFLINE): 1}
+    told = [(line["target"], line["dropped"]) for line in lines if line["event"] == "relay target is gone"]
+    assert told == [(gone, 2)]
+
+
+def test_only_the_dispatcher_with_the_lease_sends(bridge: Bridge) -> None:
+    consumer, other = Consumer("a"), Consumer("b")
+    with bridge.database.write() as connection:
+        assert leases.take(connection, f"relay/{consumer.name}", "another", now_ms(), now_ms() + 60_000)
+    put(bridge.database, consumer.name, b"1")
+    put(bridge.database, other.name, b"1")
+    run(bridge, consumer, other, until=lambda: left(bridge.database) == {(consumer.name, OFFLINE): 1})
+    assert consumer.seen == []
+    with bridge.database.write() as connection:
+        assert leases.take(connection, f"relay/{other.name}", "another", now_ms(), now_ms() + 1), "it was given back"
+        leases.give_back(connection, "another")
+    run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert consumer.bodies() == [b"1"]
+
+
+def test_a_lease_that_ran_out_ends_the_sending(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = Consumer()
+    clock = now_ms
+
+    def answer(_kind: str, body: bytes) -> int:
+        if body == b"1":
+            monkeypatch.setattr(part, "now_ms", lambda: clock() + 60_000)
+        return 200
+
+    consumer.answer = answer
+    put(bridge.database, consumer.name, b"0", b"1", b"2")
+
+    async def scenario() -> None:
+        async with bridge.running(targets=[consumer.pair]) as wait:
+            await wait(lambda: left(bridge.database) == {(consumer.name, OFFLINE): 1})
+            put(bridge.database, consumer.name, b"x", kind=NOTIFY)
+            for _ in range(3):
+                bridge.dispatcher._relay.poked()
+                await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+    assert consumer.seen == [(OFFLINE, b"0"), (OFFLINE, b"1")]
+
+
+def test_a_stop_lets_the_request_under_way_end(bridge: Bridge) -> None:
+    consumer = Consumer()
+
+    async def scenario() -> None:
+        under_way, end = asyncio.Event(), asyncio.Event()
+
+        async def answer() -> int:
+            under_way.set()
+            await end.wait()
+            return 200
+
+        consumer.answer = lambda _kind, _body: answer()
+        put(bridge.database, consumer.name, b"1", b"2")
+        async with bridge.running(targets=[consumer.pair]):
+            await under_way.wait()
+            bridge.dispatcher.stop()
+            asyncio.get_running_loop().call_later(0.1, end.set)
+
+    asyncio.run(scenario())
+    assert consumer.bodies() == [b"1"]
+    assert left(bridge.database) == {(consumer.name, OFFLINE): 1}
+
+
+def test_a_stop_waits_for_no_target_that_hangs(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "PATIENCE", 0.05)
+    hangs, down = Consumer("a"), Consumer("b")
+    down.answer = lambda _kind, _body: 500
+    put(bridge.database, hangs.name, b"1")
+    put(bridge.database, down.name, b"1")
+
+    async def scenario() -> None:
+        hangs.answer = lambda _kind, _body: asyncio.Event().wait()
+        slow = Limits(first_delay=600_000, max_delay=600_000)
+        async with bridge.running(targets=[hangs.pair, down.pair], limits=slow) as wait:
+            await wait(lambda: len(hangs.seen) == len(down.seen) == 1)
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+    assert left(bridge.database) == {(hangs.name, OFFLINE): 1, (down.name, OFFLINE): 1}
+
+
+def test_memory_is_bounded_by_portions(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = Consumer()
+    held: list[int] = []
+    head = relay.head
+
+    def noting(*given: Any) -> list[relay.Waiting]:
+        found = head(*given)
+        held.append(sum(len(event.body) for event in found))
+        return found
+
+    monkeypatch.setattr(relay, "head", noting)
+    put(bridge.database, consumer.name, *(b"%d" % number + b"x" * 400_000 for number in range(8)))
+    run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert len(consumer.seen) == 8
+    assert 0 < max(held) <= part.READ_BYTES
+
+
+def test_made_up_kinds_are_sent_a_few_at_a_time(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = Consumer()
+    most = now = 0
+
+    async def answer() -> int:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+        return 200
+
+    consumer.answer = lambda _kind, _body: answer()
+    for number in range(9):
+        put(bridge.database, consumer.name, b"x", kind=f"kind-{number}")
+    monkeypatch.setattr(part, "AT_ONCE", 3)
+    run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert len(consumer.seen) == 9
+    assert 1 < most <= 3
