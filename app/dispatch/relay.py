@@ -7,7 +7,7 @@ leaves at most one event a stream that may be sent twice, and the repeat comes r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from random import random
 from typing import Any, TypeVar
@@ -104,16 +104,29 @@ class Marks:
 
 
 async def _write(shared: Shared, function: Callable[[Transaction], T]) -> T:
-    """Run a transaction, again and again while the database is away: what was answered must not be sent again."""
+    """Run a transaction, as soon as the database takes it: what was answered must not be sent again."""
 
     def write() -> T:
         with shared.db.write() as connection:
             return function(connection)
 
+    return await _patiently(shared.write, write)
+
+
+async def _read(shared: Shared, function: Callable[[Transaction], T]) -> T:
+    def read() -> T:
+        with shared.db.read() as connection:
+            return function(connection)
+
+    return await _patiently(shared.read, read)
+
+
+async def _patiently(run: Callable[[Callable[[], T]], Awaitable[T]], function: Callable[[], T]) -> T:
+    """Run a function, again and again while the database is away."""
     failed = False
     while True:
         try:
-            return await shared.write(write)
+            return await run(function)
         except DatabaseError as error:
             if not failed:
                 log.error("relay waits for the database", action="relay", error=type(error).__name__)
@@ -171,11 +184,8 @@ class Queue:
             stream.cancel()
 
     async def _start_streams(self) -> None:
-        def read() -> list[str]:
-            with self.shared.db.read() as connection:
-                return relay_store.kinds(connection, self.target.name, AT_ONCE)
-
-        for kind in await self.shared.read(read):
+        name = self.target.name
+        for kind in await _read(self.shared, lambda connection: relay_store.kinds(connection, name, AT_ONCE)):
             if kind not in self._streams and len(self._streams) < AT_ONCE:
                 stream = asyncio.create_task(Stream(self, kind).run())
                 self._streams[kind] = stream
@@ -207,11 +217,10 @@ class Stream:
                 metrics.RELAYED.labels(*self._labels).inc()
 
     async def _read(self) -> list[Event]:
-        def read() -> list[Event]:
-            with self._queue.shared.db.read() as connection:
-                return relay_store.head(connection, self._queue.target.name, self._kind, READ, READ_BYTES)
+        def head(connection: Transaction) -> list[Event]:
+            return relay_store.head(connection, self._queue.target.name, self._kind, READ, READ_BYTES)
 
-        return await self._queue.shared.read(read)
+        return await _read(self._queue.shared, head)
 
     async def _pass_on(self, event: Event) -> bool:
         """Send until it is answered 200; False where it got too old for that, or this dispatcher may not go on."""

@@ -144,7 +144,7 @@ def test_a_kind_that_was_never_seen_is_taken_up_while_running(bridge: Bridge) ->
         async with bridge.running(targets=[consumer.pair]) as wait:
             for kind in ("one", "two"):
                 put(bridge.database, consumer.name, b"x", kind=kind)
-                await wait(lambda kind=kind: (kind, b"x") in consumer.seen)  # type: ignore[misc]
+                await wait(lambda kind=kind: (kind, b"x") in consumer.seen)
 
     asyncio.run(scenario())
 
@@ -166,22 +166,25 @@ def test_nothing_is_sent_before_its_predecessor_is_written_down(bridge: Bridge) 
 
 def test_a_database_that_is_away_doubles_nothing(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = Consumer()
-    done, failures = relay.done, 0
+    failures: dict[str, int] = {}
 
-    def failing(*given: Any) -> None:
-        nonlocal failures
-        failures += 1
-        if failures < 3:
-            raise DatabaseError("disk full")
-        done(*given)
+    def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+        def twice(*given: Any) -> Any:
+            failures[function.__name__] = failures.get(function.__name__, 0) + 1
+            if failures[function.__name__] < 3:
+                raise DatabaseError("away")
+            return function(*given)
 
-    monkeypatch.setattr(relay, "done", failing)
+        return twice
+
+    for function in (relay.done, relay.head, relay.kinds):
+        monkeypatch.setattr(relay, function.__name__, failing(function))
     monkeypatch.setattr(part, "POLL", 0.01)
     put(bridge.database, consumer.name, b"1", b"2")
     with capture_logs() as lines:
         run(bridge, consumer, until=lambda: left(bridge.database) == {})
     assert consumer.bodies() == [b"1", b"2"]
-    assert [line["event"] for line in lines if line["action"] == "relay"] == ["relay waits for the database"]
+    assert [line["event"] for line in lines if line["action"] == "relay"] == ["relay waits for the database"] * 3
 
 
 def test_streams_are_written_down_together(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def test_a_kill_doubles_no_event_but_the_one_under_way(
     chance = random.Random(9)
     for kill in range(kills):
         at = len(target.seen) + chance.randrange(1, 2 * each // kills)
-        until(lambda at=at: len(target.seen) >= at or not service.admin("GET", "/stats")["relay"], "some are passed on")  # type: ignore[misc]
+        until(lambda at=at: len(target.seen) >= at or not service.admin("GET", "/stats")["relay"], "some are passed on")
         if kill % 4 == 1:
             service.kill()
             service.start()

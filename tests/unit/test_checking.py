@@ -82,6 +82,20 @@ def test_check_on_what_is_right(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_relay_targets_are_named_without_their_secrets(tmp_path: Path) -> None:
+    targets = (
+        "{url: 'http://10.0.0.9:81/hunter2', secret: hunter2, events: [msg.notify, x]}, {url: 'https://h/?hunter2'}"
+    )
+    said: list[str] = []
+    assert report(write(tmp_path, f"relay: [{targets}]\n" + CONSOLE), said.append) == 0
+    relayed = [line for line in said if line.startswith("relay ")]
+    assert relayed[0].startswith("relay 10.0.0.9:81/")
+    assert relayed[0].endswith(": msg.notify, x, with a secret")
+    assert relayed[1].startswith("relay h:443/")
+    assert relayed[1].endswith(": all events, without a secret")
+    assert "hunter2" not in "".join(said)
+
+
 def test_no_warning_where_the_server_is_asked_and_the_webhook_is_guarded(tmp_path: Path) -> None:
     guarded = "webhook: {allow_from: [any], secret: hunter2}\nwukongim: {api_url: 'http://127.0.0.1:5001'}\n"
     said: list[str] = []
