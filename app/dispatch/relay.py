@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from app import metrics
 from app.clock import now_ms
 from app.dispatch.shared import POLL, Shared
+from app.events import KINDS
 from app.relay import Target, label
 from app.settle import backoff
 from app.store import leases
@@ -32,7 +33,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 AT_ONCE = 64
-"""Kinds of events that one target is sent at the same time."""
+"""Kinds of events that one target is sent at the same time, beside those that WuKongIM is known to post."""
 READ, READ_BYTES = 50, 1 << 20
 """Events of a stream that are held in memory, and their bytes where there is more than one."""
 LONGEST_DELAY = 30_000
@@ -185,8 +186,8 @@ class Queue:
 
     async def _start_streams(self) -> None:
         name = self.target.name
-        for kind in await _read(self.shared, lambda connection: relay_store.kinds(connection, name, AT_ONCE)):
-            if kind not in self._streams and len(self._streams) < AT_ONCE:
+        for kind in await _read(self.shared, lambda connection: relay_store.kinds(connection, name, AT_ONCE, KINDS)):
+            if kind not in self._streams and (kind in KINDS or len(self._streams) < AT_ONCE):
                 stream = asyncio.create_task(Stream(self, kind).run())
                 self._streams[kind] = stream
                 stream.add_done_callback(lambda ended, kind=kind: self._ended(kind, ended))  # type: ignore[misc]

@@ -84,17 +84,17 @@ def _known(connection: Connection, copy: Copy, digests: Sequence[bytes]) -> set[
     return set() if (copy.target, copy.kind) in after or len(after) == NEAR else {digest}
 
 
-def kinds(connection: Connection, target: str, limit: int) -> list[str]:
-    """Up to `limit` kinds of events that wait for a target."""
+def kinds(connection: Connection, target: str, limit: int, always: Collection[str]) -> list[str]:
+    """The kinds of events that wait for a target: up to `limit`, and those among `always` in any case."""
     # A look into the index for each, where DISTINCT would read all that waits.
     found: list[str] = []
     waiting = select(relay.c.kind).where(relay.c.target == target, _WAITING).order_by(relay.c.kind, relay.c.id).limit(1)
     while len(found) < limit:
         kind = connection.execute(waiting.where(relay.c.kind > found[-1]) if found else waiting).scalar()
         if kind is None:
-            break
+            return found
         found.append(kind)
-    return found
+    return [*found, *(kind for kind in always if kind not in found and head(connection, target, kind, 1, 0))]
 
 
 def head(connection: Connection, target: str, kind: str, limit: int, most_bytes: int) -> list[Waiting]:

@@ -347,21 +347,28 @@ def test_memory_is_bounded_by_portions(bridge: Bridge, monkeypatch: pytest.Monke
 
 
 def test_made_up_kinds_are_sent_a_few_at_a_time(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    consumer = Consumer()
-    most = now = 0
-
-    async def answer() -> int:
-        nonlocal most, now
-        now += 1
-        most = max(most, now)
-        await asyncio.sleep(0)
-        now -= 1
-        return 200
-
-    consumer.answer = lambda _kind, _body: answer()
-    for number in range(9):
-        put(bridge.database, consumer.name, b"x", kind=f"kind-{number}")
+    """And known ones beside them, whatever becomes of those."""
     monkeypatch.setattr(part, "AT_ONCE", 3)
-    run(bridge, consumer, until=lambda: left(bridge.database) == {})
-    assert len(consumer.seen) == 9
-    assert 1 < most <= 3
+    consumer = Consumer()
+
+    async def scenario() -> None:
+        hangs = asyncio.Event()
+
+        async def hang() -> int:
+            await hangs.wait()
+            return 200
+
+        consumer.answer = lambda kind, _body: 200 if kind == OFFLINE else hang()
+        for kind in ("a", "b", "c", "d", "e", OFFLINE, "z"):
+            put(bridge.database, consumer.name, b"x", kind=kind)
+        async with bridge.running(targets=[consumer.pair]) as wait:
+            await wait(lambda: (OFFLINE, b"x") in consumer.seen)
+            for _ in range(3):
+                bridge.dispatcher._relay.poked()
+                await asyncio.sleep(0.05)
+            assert sorted(consumer.seen) == [("a", b"x"), ("b", b"x"), ("c", b"x"), (OFFLINE, b"x")]
+            hangs.set()
+            await wait(lambda: left(bridge.database) == {})
+
+    asyncio.run(scenario())
+    assert len(consumer.seen) == 7

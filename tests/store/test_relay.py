@@ -36,9 +36,10 @@ def test_order_is_kept_for_each_target_and_kind(db: Connection) -> None:
     assert waiting(db) == [b"2", b"1", b"3", b"0"]
     assert waiting(db, B) == [b"x", b"2"]
     assert waiting(db, A, "msg.notify") == [b"n"]
-    assert relay.kinds(db, A, 9) == ["msg.notify", "msg.offline"]
-    assert relay.kinds(db, A, 1) == ["msg.notify"]
-    assert relay.kinds(db, "other", 9) == []
+    assert relay.kinds(db, A, 9, ()) == ["msg.notify", "msg.offline"]
+    assert relay.kinds(db, A, 1, ()) == ["msg.notify"]
+    assert relay.kinds(db, A, 1, ("msg.offline", "user.onlinestatus", "msg.notify")) == ["msg.notify", "msg.offline"]
+    assert relay.kinds(db, "other", 9, ("msg.offline",)) == []
 
 
 def test_what_was_passed_on_leaves_no_body(db: Connection) -> None:
