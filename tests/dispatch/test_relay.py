@@ -314,19 +314,42 @@ def test_a_stop_lets_the_request_under_way_end(bridge: Bridge) -> None:
 
 def test_a_stop_waits_for_no_target_that_hangs(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part, "PATIENCE", 0.05)
-    hangs, down = Consumer("a"), Consumer("b")
-    down.answer = lambda _kind, _body: 500
-    put(bridge.database, hangs.name, b"1")
-    put(bridge.database, down.name, b"1")
+    consumer = Consumer()
+    put(bridge.database, consumer.name, b"1")
 
     async def scenario() -> None:
-        hangs.answer = lambda _kind, _body: asyncio.Event().wait()
-        slow = Limits(first_delay=600_000, max_delay=600_000)
-        async with bridge.running(targets=[hangs.pair, down.pair], limits=slow) as wait:
-            await wait(lambda: len(hangs.seen) == len(down.seen) == 1)
+        consumer.answer = lambda _kind, _body: asyncio.Event().wait()
+        async with bridge.running(targets=[consumer.pair]) as wait:
+            await wait(lambda: len(consumer.seen) == 1)
 
-    asyncio.run(asyncio.wait_for(scenario(), 10))
-    assert left(bridge.database) == {(hangs.name, OFFLINE): 1, (down.name, OFFLINE): 1}
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert left(bridge.database) == {(consumer.name, OFFLINE): 1}
+
+
+def test_a_stop_waits_for_no_delay(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "PATIENCE", 600)
+    monkeypatch.setattr(part, "LONGEST_DELAY", 600_000)
+    consumer = Consumer()
+    consumer.answer = lambda _kind, _body: 500
+    put(bridge.database, consumer.name, b"1")
+
+    async def scenario() -> None:
+        slow = Limits(first_delay=600_000, max_delay=600_000)
+        async with bridge.running(targets=[consumer.pair], limits=slow) as wait:
+            await wait(lambda: len(consumer.seen) == 1)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert len(consumer.seen) == 1
+
+
+def test_delays_are_cut_to_what_one_request_is_worth(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "LONGEST_DELAY", 1)
+    consumer = Consumer()
+    answers = iter([500, 500, 200])
+    consumer.answer = lambda _kind, _body: next(answers)
+    put(bridge.database, consumer.name, b"1")
+    slow = Limits(first_delay=600_000, max_delay=600_000)
+    asyncio.run(bridge.run(until=lambda: left(bridge.database) == {}, targets=[consumer.pair], limits=slow))
 
 
 def test_memory_is_bounded_by_portions(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_a_kill_doubles_no_event_but_the_one_under_way(
     start: Callable[..., Service], consumer: Callable[..., Consumer], soak: bool
 ) -> None:
     """`kill -9` of the dispatcher, and now and then of everything, at random moments."""
-    kills, each = (60, 1_000) if soak else (1, 40)
+    kills, each = (40, 800) if soak else (1, 40)
     target = consumer().start()
     target.seconds = 0.005
     service = start(retry=RETRY, relay=[{"url": target.url}], server={"workers": 1})
