@@ -7,7 +7,7 @@ leaves at most one event a stream that may be sent twice, and the repeat comes r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from random import random
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from app.relay import Target, label
 from app.settle import backoff
 from app.store import leases
 from app.store import relay as relay_store
-from app.store.dialect import DatabaseError, Transaction
+from app.store.dialect import Transaction
 from app.store.relay import SEEN
 from app.store.relay import Waiting as Event
 from providers.kit.base import Send, Unreachable
@@ -105,13 +105,13 @@ class Marks:
 
 
 async def _write(shared: Shared, function: Callable[[Transaction], T]) -> T:
-    """Run a transaction, as soon as the database takes it: what was answered must not be sent again."""
+    """Run a transaction, as soon as the database takes it: so what was answered is not sent again meanwhile."""
 
     def write() -> T:
         with shared.db.write() as connection:
             return function(connection)
 
-    return await _patiently(shared.write, write)
+    return await shared.write(write)
 
 
 async def _read(shared: Shared, function: Callable[[Transaction], T]) -> T:
@@ -119,20 +119,7 @@ async def _read(shared: Shared, function: Callable[[Transaction], T]) -> T:
         with shared.db.read() as connection:
             return function(connection)
 
-    return await _patiently(shared.read, read)
-
-
-async def _patiently(run: Callable[[Callable[[], T]], Awaitable[T]], function: Callable[[], T]) -> T:
-    """Run a function, again and again while the database is away."""
-    failed = False
-    while True:
-        try:
-            return await run(function)
-        except DatabaseError as error:
-            if not failed:
-                log.error("relay waits for the database", action="relay", error=type(error).__name__)
-            failed = True
-        await asyncio.sleep(POLL)
+    return await shared.read(read)
 
 
 class Queue:
