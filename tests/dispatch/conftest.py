@@ -173,10 +173,6 @@ class Bridge:
         )
         return self.dispatcher
 
-    def poke(self) -> None:
-        """Tell the dispatcher that was made last that there is work."""
-        self._ends[-2].send(b"")
-
     def close(self) -> None:
         for end in self._ends:
             end.close()
