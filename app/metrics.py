@@ -49,6 +49,7 @@ def writes(process: str) -> Callable[[float | None], None]:
 
     return observe
 
+
 RELAYED = Counter("pushbridge_relayed", "Events that a relay target took.", ["target", "event"])
 RELAY_FAILURES = Counter("pushbridge_relay_failures", "Attempts that a target did not take.", ["target", "event"])
 RELAY_DROPPED = Counter("pushbridge_relay_dropped", "Events given up for a target.", ["target", "event", "reason"])

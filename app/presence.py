@@ -98,6 +98,8 @@ def _step(before: Connection | None, status: Status, online: bool, now: int) -> 
         if closed != status.connection:
             overtaken = before is not None and _closed_lately(before, now) and _is_before(status.connection, closed)
             closed, closed_at = closed if overtaken else status.connection, now
+        elif closed is not None and before is not None and not _closed_lately(before, now):
+            closed_at = now  # no repeat comes so late: the server restarted, and counts its connections anew
     count = status.device_count
     return Connection(
         online=online, since=since, seen=now, opened=opened, count=count, closed=closed, closed_at=closed_at

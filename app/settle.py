@@ -72,8 +72,8 @@ def backoff(attempt: int, limits: Limits, jitter: float) -> int:
     return min(int(delay * (0.75 + 0.5 * jitter)), limits.max_delay)
 
 
-OUTAGE_AFTER = 20
-"""Failures in a row, of whichever pushes, after which a provider is taken to fail as a whole."""
+OUTAGE_AFTER = 5
+"""Failures one after another, without a good answer between, after which a provider is taken to fail as a whole."""
 OUTAGE_REST = 1_000
 """Milliseconds that a provider rests first that gives no good answer: the connection alone may have been lost."""
 PAUSE = 30_000

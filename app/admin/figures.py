@@ -127,6 +127,8 @@ _BADNESS = {"probing": 1, "paused": 2}
 
 def _ms(value: object) -> int | None:
     return value if type(value) is int else None
+
+
 def relayed(connection: Transaction) -> dict[tuple[str, str], tuple[int, int]]:
     """By target, and event as metrics call it: how many wait to be passed on, and when the oldest came."""
     return _grouped(relay.depth(connection), lambda stream: (stream[0], label(stream[1])))

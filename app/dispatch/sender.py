@@ -101,6 +101,7 @@ class Sender:
         self._parked = 0
         self._later: dict[Order, int] = {}
         self._failures = 0
+        self._failed_at = 0.0
         self._pauses = 0
         self._ramp: tuple[int, int] | None = None
         self._generation = 0
@@ -247,12 +248,11 @@ class Sender:
             )
             outcome = _FAULTY
         self.answers.note(time.monotonic() - started)
-        now = now_ms()
-        decision = self._decide(job, outcome, now)
+        decision = self._decide(job, outcome, now_ms(), started)
         self._unpark(job, decision)
         self._on_settled(job, decision)
 
-    def _decide(self, job: Job, outcome: base.Outcome, now: int) -> Settled:
+    def _decide(self, job: Job, outcome: base.Outcome, now: int, started: float) -> Settled:
         verdict = Verdict.BELIEVED
         if outcome == _FAULTY and job.attempts + 1 >= FAULT_TRIES:
             job.attempts += 1
@@ -261,7 +261,7 @@ class Sender:
             self._guard.take(now)
         elif isinstance(outcome, base.TokenInvalid) and outcome.suspect:
             outcome, verdict = self._doubt(job, outcome, now)
-        failing = self._fails(outcome)
+        failing = self._fails(outcome, started)
         if self.probing and not isinstance(outcome, base.Retry | base.Throttled | base.Misconfigured):
             self._resume(now)
         job.attempts += 1
@@ -282,14 +282,17 @@ class Sender:
             self._pause(decision, now)
         return decision
 
-    def _fails(self, outcome: base.Outcome) -> bool:
+    def _fails(self, outcome: base.Outcome, started: float) -> bool:
         """Whether this failure is the provider's as a whole, and not this push's alone."""
         if not isinstance(outcome, base.Retry):
             self._failures = 0
             return False
         if outcome.device:
             return self.probing
-        self._failures += 1
+        if started >= self._failed_at:
+            # What was under way together fails together, when one connection is lost: that is one failure.
+            self._failures += 1
+            self._failed_at = time.monotonic()
         return self.pause is not None or self._failures > settle.OUTAGE_AFTER
 
     def _doubt(self, job: Job, outcome: base.TokenInvalid, now: int) -> tuple[base.Outcome, Verdict]:

@@ -163,7 +163,7 @@ def _ahead(
     channels = first_of_channels(
         connection, deliveries.c.channel, deliveries.c.id, in_lane, free, start, max(1, limit // 2)
     )
-    return [*connection.execute(newest).scalars(), *(row_id for _, row_id in channels)]
+    return [*connection.execute(newest).scalars(), *channels]
 
 
 def next_due(

@@ -121,12 +121,12 @@ def _next(connection: Connection, lane: str, limit: int, now: int, start: int) -
         connection, events.c.channel, events.c.id, in_lane, [_free(now)], start, max(1, limit // 2)
     )
     known = dict(rows)
-    missing = [event_id for _, event_id in firsts if event_id not in known]
+    missing = [event_id for event_id in firsts if event_id not in known]
     for some in dialect.chunks(missing):
         known.update(
             (event_id, weight) for event_id, weight in connection.execute(columns.where(events.c.id.in_(some)))
         )
-    order = dict.fromkeys([event_id for _, event_id in firsts] + [event_id for event_id, _ in rows])
+    order = dict.fromkeys([*firsts, *(event_id for event_id, _ in rows)])
     return [(event_id, known[event_id]) for event_id in list(order)[:limit]]
 
 

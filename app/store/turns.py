@@ -13,33 +13,42 @@ from sqlalchemy import Column, ColumnElement, Connection, and_, func, literal, s
 
 FIRST = -(2**63)
 """Below every channel."""
+ASKED = 64
+"""Channels up to which each is asked for its share; where there are more, each gives its first row alone."""
 
 
 def first_of_channels(
     connection: Connection,
     channel: Column[int],
-    first: Column[int],
+    row_id: Column[int],
     lane: Sequence[ColumnElement[bool]],
     free: Sequence[ColumnElement[bool]],
     start: int,
-    limit: int,
-) -> list[tuple[int, int]]:
-    """(channel, least `first`) of up to `limit` channels from `start` on, and from the beginning where they end before.
+    places: int,
+) -> list[int]:
+    """The ids of the first rows of each channel from channel `start` on, shared out among so many places.
 
-    lane: what an index that goes on with `channel` and `first` begins with. free: what may be taken of that.
+    lane: what an index that goes on with `channel` and `row_id` begins with. free: what may be taken of that.
     """
-    found = _walk(connection, channel, first, lane, free, start, limit)
-    if len(found) < limit and start > FIRST:
+    found = _walk(connection, channel, row_id, lane, free, start, places)
+    if len(found) < places and start > FIRST:
         seen = {name for name, _ in found}
-        again = _walk(connection, channel, first, lane, free, FIRST, limit - len(found))
+        again = _walk(connection, channel, row_id, lane, free, FIRST, places - len(found))
         found += [pair for pair in again if pair[0] not in seen]
-    return found
+    share = places // max(1, len(found))
+    if share < 2 or len(found) > ASKED:
+        return [least for _, least in found]
+    ids: list[int] = []
+    for name, _ in found:
+        rows = select(row_id).where(*lane, channel == name, *free).order_by(row_id).limit(share)
+        ids += connection.execute(rows).scalars()
+    return ids
 
 
 def _walk(
     connection: Connection,
     channel: Column[int],
-    first: Column[int],
+    row_id: Column[int],
     lane: Sequence[ColumnElement[bool]],
     free: Sequence[ColumnElement[bool]],
     start: int,
@@ -51,6 +60,6 @@ def _walk(
     beyond = select(func.min(channel)).where(*lane, channel > walk.c.channel).scalar_subquery()
     going_on = and_(walk.c.channel.is_not(None), walk.c.step < limit)
     walk = walk.union_all(select(beyond, walk.c.step + 1).where(going_on))
-    head = select(func.min(first)).where(*lane, channel == walk.c.channel, *free).scalar_subquery()
+    head = select(func.min(row_id)).where(*lane, channel == walk.c.channel, *free).scalar_subquery()
     rows = connection.execute(select(walk.c.channel, head).where(walk.c.channel.is_not(None)))
-    return [(name, least_first) for name, least_first in rows if least_first is not None]
+    return [(name, first) for name, first in rows if first is not None]
