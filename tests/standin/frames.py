@@ -9,7 +9,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from hpack import Decoder, Encoder
-from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _TIMEOUT = 5.0
@@ -77,6 +77,10 @@ class FrameClient:
     def _read(self) -> Frame:
         frame, length = Frame.parse_frame_header(memoryview(self._take(9)))
         frame.parse_body(memoryview(self._take(length)))
+        if isinstance(frame, PingFrame) and "ACK" not in frame.flags:
+            answer = PingFrame(0, opaque_data=frame.opaque_data)
+            answer.flags.add("ACK")
+            self._socket.sendall(answer.serialize())
         return frame
 
     def _take(self, count: int) -> bytes:

@@ -94,6 +94,13 @@ class StandinProcess:
     def script_token_endpoint(self, answers: Sequence[dict[str, Any]]) -> None:
         self.script_all("token", answers)
 
+    def faults(self, server: Vendor, seed: int | None, only: Sequence[str] = ()) -> None:
+        """From now on fail three in ten of the requests that no script answers; with a seed of None, none any more.
+
+        The kinds are those of `faults.kinds`, or `only` these; each request's `fault` says which one hit it.
+        """
+        self._call("faults", server=server, seed=seed, only=list(only))
+
     def goaway(
         self, server: Vendor, last: Literal["all", "none", "some"] = "all", code: int = 0, debug: bytes = b""
     ) -> None:
@@ -153,7 +160,10 @@ class StandinProcess:
         self._call("clear")
 
     def reset(self) -> None:
-        """Be as new: also no scripts, nothing held or rotated, and all connections closed. Access tokens stay good."""
+        """Be as new: also no scripts or faults, nothing held or rotated, all connections closed.
+
+        Access tokens stay good.
+        """
         self._call("reset")
 
     def _call(self, command: str, **arguments: object) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from app.demo.standin.faults import Faults
 from app.demo.standin.record import Recorder
 from app.demo.standin.server import Scripts, Server
 from app.demo.standin.values import Answer, Call, Last, Peer, Scripted
@@ -34,6 +35,7 @@ class Control:
         self._commands: dict[str, Callable[..., object]] = {
             "script": self._script,
             "script_all": self._script_all,
+            "faults": self._faults,
             "goaway": self._goaway,
             "hold": lambda server: servers[server].hold(),
             "release": lambda server: servers[server].release(),
@@ -91,6 +93,9 @@ class Control:
 
     def _script_all(self, server: str, answers: list[object]) -> None:
         self._servers[server].everything.set("", msgspec.convert(answers, list[Scripted]))
+
+    def _faults(self, server: str, seed: int | None, only: list[str]) -> None:
+        self._servers[server].faults = None if seed is None else Faults(server, seed, only)
 
     def _goaway(self, server: str, last: str, code: int, debug: str) -> None:
         self._servers[server].goaway(msgspec.convert(last, Last), code, debug.encode("latin-1"))

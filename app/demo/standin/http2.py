@@ -25,8 +25,9 @@ _SETTINGS = {
     SettingCodes.MAX_HEADER_LIST_SIZE: 8000,
 }
 _UNLIMITED = 2**31 - 1
-# A socket that is closed with unread bytes in it throws away what it sent last: a GOAWAY needs time to be read.
-_LINGER = 0.2
+# A socket that is closed with unread bytes in it throws away what it sent last. So the client is asked first whether
+# it has read all (an answer to PING says so), and this many seconds are waited for its word.
+_LINGER = 2.0
 
 
 class _Connection(H2Connection):
@@ -64,6 +65,7 @@ class Http2:
         self._limits: deque[int] = deque()
         self._allowed = _UNLIMITED
         self._draining: set[int] | None = None
+        self._break_off: Callable[[], None] | None = None
         self._flushing = False
         self._h2 = _Connection(
             H2Configuration(client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False)
@@ -76,6 +78,7 @@ class Http2:
             events.WindowUpdated: self._window,
             events.RemoteSettingsChanged: self._window,
             events.SettingsAcknowledged: self._acknowledged,
+            events.PingAckReceived: self._read_all,
             events.ConnectionTerminated: self._terminated,
         }
         self._begin(handler.full_streams if certified else handler.first_streams)
@@ -96,7 +99,7 @@ class Http2:
         if not self.processes(call) or self._transport.is_closing():
             return
         if answer.action == "drop":
-            self._transport.abort()
+            self._part(self._transport.abort)
         elif answer.action == "hang":
             self._hung.add(stream)
             self._drained(stream)
@@ -187,6 +190,19 @@ class Http2:
         if self._limits:
             self._allowed = self._limits.popleft()
 
+    def _part(self, break_off: Callable[[], None]) -> None:
+        """Answer nothing more, and end the connection once the client has read what was sent."""
+        if self._break_off is None and not self._transport.is_closing():
+            self._draining = set()
+            self._break_off = break_off
+            self._h2.ping(b"parting.")
+            self._flush_soon()
+            asyncio.get_running_loop().call_later(_LINGER, break_off)
+
+    def _read_all(self, _event: events.PingAckReceived) -> None:
+        if self._break_off is not None:
+            self._break_off()
+
     def _terminated(self, _event: events.ConnectionTerminated) -> None:
         self._transport.close()
 
@@ -202,8 +218,7 @@ class Http2:
         else:
             self._finish(stream)
         if half:
-            self._flush()
-            self._transport.close()
+            self._part(self._transport.close)
 
     def _send_rest(self, stream: int) -> None:
         body, ends = self._unsent[stream]
@@ -228,7 +243,7 @@ class Http2:
         if self._draining is not None:
             self._draining.discard(stream)
             if not self._draining:
-                asyncio.get_running_loop().call_later(_LINGER, self._transport.close)
+                self._part(self._transport.close)
 
     def _flush_soon(self) -> None:
         if not self._flushing:

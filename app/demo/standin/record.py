@@ -89,4 +89,5 @@ def _shown(call: Call) -> dict[str, Any]:
         "device": call.device,
         "answered": call.answered,
         "cancelled": call.cancelled,
+        "fault": call.fault,
     }

@@ -1,4 +1,4 @@
-"""One vendor's port: what a test has scripted comes first, what the vendor would say comes after."""
+"""One vendor's port: what a test has scripted comes first, then faults, then what the vendor would say."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from h2.errors import ErrorCodes
 from msgspec import structs
 
+from app.demo.standin.faults import Faults
 from app.demo.standin.record import Recorder
 from app.demo.standin.values import Answer, Call, Headers, Last, Peer, Scripted
 
@@ -60,6 +61,7 @@ class Server:
     def __init__(self, vendor: Vendor, scripts: Scripts, recorder: Recorder, streams: tuple[int, int]) -> None:
         self.name = vendor.name
         self.everything = Scripts()
+        self.faults: Faults | None = None
         self._vendor = vendor
         self._scripts = scripts
         self._recorder = recorder
@@ -75,8 +77,9 @@ class Server:
         return len(self._peers)
 
     def reset(self) -> None:
-        """As at the start: no scripts, nothing held, no connections."""
+        """As at the start: no scripts, no faults, nothing held, no connections."""
         self.everything.clear()
+        self.faults = None
         self._vendor.reset()
         self._held, self._holding = [], False
         self.first_streams, self.full_streams = self._usual_streams
@@ -132,6 +135,13 @@ class Server:
         if not peer.processes(call):
             return
         scripted = self.everything.next("") or (self._scripts.next(call.device) if call.device else None)
+        if scripted is None and self.faults is not None and (dealt := self.faults.next()) is not None:
+            call.fault, fault = dealt
+            scripted = fault.answer
+            if fault.goaway is not None:
+                peer.goaway(fault.goaway, 0, fault.debug)
+                if not peer.processes(call):
+                    return
         answer = self._vendor.answer(call) if scripted is None else self._scripted(call, scripted)
         if answer.delay:
             asyncio.get_running_loop().call_later(answer.delay, self._perform, peer, call, answer)

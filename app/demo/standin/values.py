@@ -18,6 +18,7 @@ class Call(Struct):
     device: the device token that it names, "" where there is none.
     certified: the TLS peer showed a client certificate.
     answered: the status that was sent, None until then. cancelled: the client reset the stream.
+    fault: the name of the fault that it was hit by, "" for none.
     """
 
     server: str
@@ -32,6 +33,7 @@ class Call(Struct):
     device: str = ""
     answered: int | None = None
     cancelled: bool = False
+    fault: str = ""
 
 
 class Answer(Struct, frozen=True):
@@ -50,7 +52,8 @@ class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
 
     action: "answer" sends status, headers and body. "default" leaves the answer to the vendor. "hang" never answers.
         "reset" sends RST_STREAM with `code`, "refuse" with REFUSED_STREAM. "drop" breaks the connection off. "half"
-        sends the headers and half of the body and then closes the connection.
+        sends the headers and half of the body and then closes the connection. Over HTTP/2 neither happens before
+        the client has read what was sent earlier, so an answer that is recorded is an answer that came.
     status: where it is absent the vendor's own answer is used in whole.
     headers: added to the vendor's usual ones; None takes one away.
     body: JSON for an object or a list, text as it is, nothing for null or when absent.
