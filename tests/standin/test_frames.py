@@ -37,6 +37,10 @@ def answers(client: FrameClient) -> dict[int, int]:
     return {frame.stream_id: client.status(frame) for frame in client.of(HeadersFrame)}
 
 
+def resets(client: FrameClient) -> list[RstStreamFrame]:
+    return [frame for frame in client.of(RstStreamFrame) if isinstance(frame, RstStreamFrame)]
+
+
 def test_one_stream_until_the_first_good_push_then_a_thousand(standin: StandinProcess, client: FrameClient) -> None:
     assert streams_limit(client.until(is_settings)) == 1
     send(standin, client, 1)
@@ -174,6 +178,15 @@ def test_half_an_answer(standin: StandinProcess, client: FrameClient) -> None:
     assert "END_STREAM" not in data.flags
 
 
+def test_half_an_answer_on_a_connection_that_goes_on(standin: StandinProcess, client: FrameClient) -> None:
+    standin.script(DEVICE, [{"action": "cut", "status": 503, "body": {"reason": "Shutdown"}, "code": 2}])
+    send(standin, client, 1, 3)
+    client.until(lambda frame: isinstance(frame, HeadersFrame) and frame.stream_id == 3)
+    assert answers(client) == {1: 503, 3: 200}
+    assert [data.data for data in client.of(DataFrame) if isinstance(data, DataFrame)] == [b'{"reason":"']
+    assert [(reset.stream_id, reset.error_code) for reset in resets(client)] == [(1, 2)]
+
+
 def test_a_cancelled_request_is_marked(standin: StandinProcess, client: FrameClient) -> None:
     standin.hold("apns")
     send(standin, client, 1, 3)
@@ -184,6 +197,18 @@ def test_a_cancelled_request_is_marked(standin: StandinProcess, client: FrameCli
     standin.release("apns")
     client.until(lambda frame: isinstance(frame, HeadersFrame) and frame.stream_id == 5)
     assert answers(client) == {3: 200, 5: 200}
+
+
+def test_a_request_that_is_cancelled_when_its_answer_is_on_the_way_is_marked(
+    standin: StandinProcess, client: FrameClient
+) -> None:
+    send(standin, client, 1)
+    client.until(lambda frame: isinstance(frame, HeadersFrame))
+    client.cancel(1)
+    send(standin, client, 3)
+    shown = [(call["answered"], call["cancelled"]) for call in standin.wait(2)]
+    assert shown[0] == (200, True)
+    assert shown[1][1] is False
 
 
 def test_many_streams_at_once(standin: StandinProcess, client: FrameClient) -> None:

@@ -34,7 +34,7 @@ class Http1:
             self._transport.abort()
             return
         call.answered = answer.status
-        half = answer.action == "half"
+        half = answer.action in ("half", "cut")
         body = answer.body or (b"{}" if half else b"")
         headers = (*answer.headers, (b"content-length", b"%d" % len(body)))
         head = b"".join(b"%s: %s\r\n" % header for header in headers)

@@ -13,7 +13,7 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import GoAwayFrame, SettingsFrame
+from hyperframe.frame import Frame, GoAwayFrame, RstStreamFrame, SettingsFrame
 
 from app.demo.standin.values import Answer, Call, Handler, Last
 
@@ -31,9 +31,17 @@ _LINGER = 2.0
 
 
 class _Connection(H2Connection):
-    """Counts its streams only now and then: h2 walks through all of them for every request."""
+    """Counts its streams only now and then: h2 walks through all of them for every request.
+
+    on_reset: called with every stream that the client resets; h2 says nothing of those that were answered before.
+    """
 
     _counted = 0
+    on_reset: Callable[[int], None]
+
+    def _receive_rst_stream_frame(self, frame: RstStreamFrame) -> tuple[list[Frame], list[events.Event]]:
+        self.on_reset(frame.stream_id)
+        return super()._receive_rst_stream_frame(frame)
 
     @property
     def open_inbound_streams(self) -> int:
@@ -43,12 +51,11 @@ class _Connection(H2Connection):
 
 
 class _Request:
-    __slots__ = ("body", "call", "headers")
+    __slots__ = ("body", "headers")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.headers = headers
         self.body: list[bytes] = []
-        self.call: Call | None = None
 
 
 class Http2:
@@ -61,6 +68,8 @@ class Http2:
         self._certified = certified
         self._open: dict[int, _Request] = {}
         self._hung: set[int] = set()
+        self._calls: dict[int, Call] = {}
+        self._latest = 0
         self._unsent: dict[int, tuple[bytes, bool]] = {}
         self._limits: deque[int] = deque()
         self._allowed = _UNLIMITED
@@ -70,6 +79,7 @@ class Http2:
         self._h2 = _Connection(
             H2Configuration(client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False)
         )
+        self._h2.on_reset = self._cancelled
         self._on: dict[type[events.Event], Callable[[Any], None]] = {
             events.RequestReceived: self._headers,
             events.DataReceived: self._data,
@@ -118,10 +128,13 @@ class Http2:
         self._write(frame.serialize())
 
     def goaway(self, last: Last, code: int, debug: bytes) -> None:
+        if self._draining is not None:
+            return  # one is enough, and a later one must not take back what the first refused
         waiting = sorted(self._open.keys() - self._hung)
         chosen = waiting[: {"all": len(waiting), "some": len(waiting) // 2, "none": 0}[last]]
         refused = waiting[len(chosen) :]
-        final = refused[0] - 2 if refused else self._h2.highest_inbound_stream_id
+        # Not h2's highest stream: that counts requests of the same segment which have not been looked at yet.
+        final = refused[0] - 2 if refused else self._latest
         frame = GoAwayFrame(0, last_stream_id=max(final, 0), error_code=code, additional_data=debug)
         self._draining = set(chosen)
         # Written past h2, which after a GOAWAY of its own would send nothing more, not even the answers still due.
@@ -147,7 +160,7 @@ class Http2:
         self._flush()
 
     def _headers(self, event: events.RequestReceived) -> None:
-        stream = event.stream_id
+        stream = self._latest = event.stream_id
         if len(self._open) >= self._allowed:
             self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
             self._handler.refused(self)
@@ -164,7 +177,7 @@ class Http2:
         if request is None:
             return
         pseudo = dict(request.headers[:4])
-        request.call = Call(
+        call = self._calls[event.stream_id] = Call(
             server=self._handler.name,
             connection=self.number,
             stream=event.stream_id,
@@ -174,13 +187,14 @@ class Http2:
             body=b"".join(request.body),
             certified=self._certified,
         )
-        self._handler.received(self, request.call)
+        self._handler.received(self, call)
 
     def _reset(self, event: events.StreamReset) -> None:
-        request = self._open.get(event.stream_id)
-        if request is not None and request.call is not None:
-            request.call.cancelled = True
         self._finish(event.stream_id)
+
+    def _cancelled(self, stream: int) -> None:
+        if stream in self._calls:
+            self._calls[stream].cancelled = True
 
     def _window(self, _event: events.Event) -> None:
         for stream in list(self._unsent):
@@ -207,7 +221,7 @@ class Http2:
         self._transport.close()
 
     def _answer(self, stream: int, answer: Answer) -> None:
-        body, half = answer.body, answer.action == "half"
+        body, half = answer.body, answer.action in ("half", "cut")
         headers = [(b":status", b"%d" % answer.status), *answer.headers]
         if half:
             body = body[: (len(body) + 1) // 2] or b"{"
@@ -217,8 +231,11 @@ class Http2:
             self._send_rest(stream)
         else:
             self._finish(stream)
-        if half:
+        if answer.action == "half":
             self._part(self._transport.close)
+        elif answer.action == "cut":
+            self._h2.reset_stream(stream, answer.code)
+            self._finish(stream)
 
     def _send_rest(self, stream: int) -> None:
         body, ends = self._unsent[stream]

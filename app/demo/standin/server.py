@@ -160,7 +160,7 @@ class Server:
             return Answer(action="reset", code=ErrorCodes.REFUSED_STREAM, delay=scripted.delay)
         if scripted.action in ("hang", "reset", "drop"):
             return Answer(action=scripted.action, code=scripted.code, delay=scripted.delay)
-        action: Literal["half", "answer"] = "half" if scripted.action == "half" else "answer"
+        action: Literal["half", "cut", "answer"] = scripted.action if scripted.action in ("half", "cut") else "answer"
         if scripted.status is None:
             return structs.replace(self._vendor.answer(call), action=action, delay=scripted.delay)
         usual = dict(self._vendor.usual_headers(call, scripted.status))

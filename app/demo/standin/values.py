@@ -17,7 +17,8 @@ class Call(Struct):
     stream: 0 on HTTP/1.1. headers: in wire order, pseudo headers included.
     device: the device token that it names, "" where there is none.
     certified: the TLS peer showed a client certificate.
-    answered: the status that was sent, None until then. cancelled: the client reset the stream.
+    answered: the status that was sent, None until then. cancelled: the client reset the stream, be
+        it when the answer was on its way.
     fault: the name of the fault that it was hit by, "" for none.
     """
 
@@ -37,12 +38,12 @@ class Call(Struct):
 
 
 class Answer(Struct, frozen=True):
-    """What the wire is to do about a call; `action` "answer" and "half" send status, headers and body."""
+    """What the wire is to do about a call; `action` "answer", "half" and "cut" send status, headers and body."""
 
     status: int = 200
     headers: Headers = ()
     body: bytes = b""
-    action: Literal["answer", "hang", "reset", "drop", "half"] = "answer"
+    action: Literal["answer", "hang", "reset", "drop", "half", "cut"] = "answer"
     code: int = 0
     delay: float = 0.0
 
@@ -53,14 +54,15 @@ class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
     action: "answer" sends status, headers and body. "default" leaves the answer to the vendor. "hang" never answers.
         "reset" sends RST_STREAM with `code`, "refuse" with REFUSED_STREAM. "drop" breaks the connection off. "half"
         sends the headers and half of the body and then closes the connection. Over HTTP/2 neither happens before
-        the client has read what was sent earlier, so an answer that is recorded is an answer that came.
+        the client has read what was sent earlier, so an answer that is recorded is an answer that came. "cut" is
+        like "half", but ends the stream only, with RST_STREAM and `code`.
     status: where it is absent the vendor's own answer is used in whole.
     headers: added to the vendor's usual ones; None takes one away.
     body: JSON for an object or a list, text as it is, nothing for null or when absent.
     delay: seconds before any of this. forever: this answer is not used up.
     """
 
-    action: Literal["answer", "default", "hang", "reset", "refuse", "drop", "half"] = "answer"
+    action: Literal["answer", "default", "hang", "reset", "refuse", "drop", "half", "cut"] = "answer"
     status: int | None = None
     headers: dict[str, str | None] = {}
     body: Any = None
