@@ -277,9 +277,10 @@ class Service:
         self.admin("PUT", path, {"provider": provider, "token": token})
 
     def register_many(self, devices: list[dict[str, Any]]) -> None:
-        lines = b"\n".join(json.dumps(device).encode() for device in devices)
-        answer = self.admin("POST", "/devices/import", lines)
-        assert answer["imported"] == len(devices), answer
+        for start in range(0, len(devices), 1_000):
+            some = devices[start : start + 1_000]
+            answer = self.admin("POST", "/devices/import", b"\n".join(json.dumps(device).encode() for device in some))
+            assert answer["imported"] == len(some), answer
 
     def devices(self, uid: str) -> list[dict[str, Any]]:
         return list(self.admin("GET", f"/users/{quote(uid, safe='')}/devices")["devices"])

@@ -48,7 +48,7 @@ def test_all_arrive_and_none_is_sent_again_after_a_200(
     wanted = {"apns": kinds("apns").keys(), "fcm": kinds("fcm").keys()}
     if not soak:
         wanted = {"apns": wanted["apns"] - RESTING, "fcm": wanted["fcm"] - LOST}
-        standin.settings("apns", first_streams=100)  # so that nothing waits behind a first request that hangs
+    standin.settings("apns", first_streams=100)  # so that none waits for its time-out behind a first that hangs
     service = start(
         providers={"ios": {"timeout": timeout}, "android": {"timeout": timeout}},
         retry={"first_delay": "50ms", "max_delay": "400ms"},

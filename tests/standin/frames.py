@@ -34,13 +34,15 @@ class FrameClient:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def send(self, stream: int, path: str, headers: dict[str, str], body: bytes) -> None:
+    def send(self, stream: int, path: str, headers: dict[str, str], body: bytes, cancelled: bool = False) -> None:
+        """A request, and in the same segment that it is `cancelled`."""
         pseudo = {":method": "POST", ":scheme": "https", ":authority": "localhost", ":path": path}
         head = HeadersFrame(stream, data=self._encoder.encode([*pseudo.items(), *headers.items()]))
         head.flags.add("END_HEADERS")
         data = DataFrame(stream, data=body)
         data.flags.add("END_STREAM")
-        self._socket.sendall(head.serialize() + data.serialize())
+        reset = RstStreamFrame(stream, error_code=8).serialize() if cancelled else b""
+        self._socket.sendall(head.serialize() + data.serialize() + reset)
 
     def cancel(self, stream: int) -> None:
         self._socket.sendall(RstStreamFrame(stream, error_code=8).serialize())

@@ -211,6 +211,14 @@ def test_a_request_that_is_cancelled_when_its_answer_is_on_the_way_is_marked(
     assert shown[1][1] is False
 
 
+def test_a_request_that_is_cancelled_at_once_ends_no_other(standin: StandinProcess, client: FrameClient) -> None:
+    path, headers = f"/3/device/{DEVICE}", apns_headers(standin)
+    client.send(1, path, headers, PAYLOAD, cancelled=True)
+    client.send(3, path, headers, PAYLOAD)
+    client.until(lambda frame: isinstance(frame, HeadersFrame) and frame.stream_id == 3)
+    assert {call["stream"]: call["cancelled"] for call in standin.requests()}[3] is False
+
+
 def test_many_streams_at_once(standin: StandinProcess, client: FrameClient) -> None:
     streams = range(1, 1200, 2)
     standin.hold("apns")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ class StandinProcess:
             return
         process, self._process = self._process, None
         process.terminate()
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -109,6 +111,21 @@ class StandinProcess:
         Those are answered, held ones at once, the others never; then the connections close. New ones are accepted.
         """
         self._call("goaway", server=server, last=last, code=code, debug=debug.decode("latin-1"))
+
+    def freeze(self) -> None:
+        """Stop the process where it is: what connects gets not so much as a TLS handshake, what is open falls silent.
+
+        Until `thaw` no other method returns.
+        """
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise ConnectionError("the stand-in has ended")
+        self._process.send_signal(number)
 
     def hold(self, server: Vendor) -> None:
         """From now on record requests without answering them, until `release`."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import Frame, GoAwayFrame, RstStreamFrame, SettingsFrame
 
@@ -96,8 +97,10 @@ class Http2:
     def receive(self, data: bytes) -> None:
         try:
             for event in self._h2.receive_data(data):
+                # A request that is cancelled in the segment that it came in is gone before it is looked at.
                 if (action := self._on.get(type(event))) is not None:
-                    action(event)
+                    with suppress(StreamClosedError):
+                        action(event)
         except ProtocolError:
             self._flush()
             self._transport.close()
