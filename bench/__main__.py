@@ -1,4 +1,9 @@
-"""`python -m bench`: the whole bridge and the vendors' clients against one nginx, as a table and a line of JSON."""
+"""`python -m bench`: how fast the bridge is, and what a blocked or a flooding neighbour costs, against one nginx.
+
+rate: the whole bridge beside the vendors' own clients, as a table and a line of JSON. neighbour: FCM while APNs never
+answers, in runs that take turns with those where it does. flood: a person's message while a group's flood is queued.
+The last two compare within one run and print a ratio; where it is worse than promised the exit code is 1.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,27 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import bridge, peers
+from bench import bridge, flood, neighbour, peers
 from bench.nginx import MISSING, Nginx, is_there
 
 WEBHOOKS, RECIPIENTS = 100, 500
 APNS_PUSHES, FCM_PUSHES = 20_000, 3_000
 """What the vendors' clients send: enough for a steady rate, which is all that is compared."""
+RATE = "rate"
+COMPARED: dict[str, Callable[[Path, Nginx], neighbour.Result | flood.Result]] = {
+    "neighbour": neighbour.run,
+    "flood": flood.run,
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=shown)
+    parser.add_argument("--only", choices=(RATE, *COMPARED), help="this one; all where it is absent")
     parser.add_argument("--webhooks", type=int, default=WEBHOOKS, help=f"of {RECIPIENTS} recipients each")
     arguments = parser.parse_args()
     if not is_there():
@@ -30,8 +43,22 @@ def main() -> int:
         print("bench reads CPU and memory from /proc, which only Linux has", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="pushbridge-bench-") as name, Nginx(Path(name) / "nginx") as nginx:
-        _report(_measure(Path(name), nginx, arguments.webhooks))
-    return 0
+        folder = Path(name)
+        if arguments.only in (None, RATE):
+            _report(_measure(folder, nginx, arguments.webhooks))
+        return _compare(folder, nginx, [arguments.only] if arguments.only else list(COMPARED))
+
+
+def _compare(folder: Path, nginx: Nginx, wanted: list[str]) -> int:
+    """1 where a promise is not kept."""
+    bad = 0
+    for name in wanted:
+        if name in COMPARED:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            result = COMPARED[name](folder / name, nginx)
+            print(result, flush=True)
+            bad |= not result.is_good
+    return int(bad)
 
 
 def _measure(folder: Path, nginx: Nginx, webhooks: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,12 +17,10 @@ from typing import Any
 from msgspec import Struct
 
 from app import bootstrap, config
-from app.clock import now_ms
 from app.demo.certs import write_apns_key, write_service_account
 from app.demo.service import Service, ServiceFailed
 from app.model import Device
 from app.store import devices
-from app.store.dialect import Database
 from bench import processes
 from bench.nginx import Nginx
 
@@ -33,7 +31,7 @@ LONGEST = 60.0
 TEXT = "See you at the station at half past seven"
 _NEWEST = "SELECT max(id) FROM deliveries"
 _WAITING = "SELECT 1 FROM deliveries WHERE due_at IS NOT NULL LIMIT 1"
-_FIRST_ID = 2_069_123_456_789_000_000
+FIRST_ID = 2_069_123_456_789_000_000
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -79,19 +77,36 @@ def run(
     """Send `webhooks` messages to `recipients` users each, each with one phone, through a fresh bridge."""
     folder.mkdir()
     service = Service(folder, {"providers": {"phone": provider(folder, nginx)}}, token="bench")  # noqa: S106
-    with closing(bootstrap.open_store(config.load(service.config_file))) as database:
-        _register(database, webhooks * recipients)
+    register(service, (Device(f"user-{n}", "phone", "phone", f"{n:064x}", 1, 1) for n in range(webhooks * recipients)))
     with service:
         load = _Load(service, webhooks, recipients)
         load.warm_up()
         return load.measure(processes.find("dispatch", f"PUSHBRIDGE_CONFIG={service.config_file}"), nginx.pid)
 
 
-def _register(database: Database, count: int) -> None:
-    now = now_ms()
-    with database.write() as connection:
-        for number in range(count):
-            devices.put(connection, Device(f"user-{number}", "phone", "phone", f"{number:064x}", now, now))
+def register(service: Service, phones: Iterable[Device]) -> None:
+    """Put devices into the store of a service that has not been started."""
+    with closing(bootstrap.open_store(config.load(service.config_file))) as database, database.write() as connection:
+        for phone in phones:
+            devices.put(connection, phone)
+
+
+def post_all(port: int, bodies: Sequence[bytes], answers: list[float]) -> None:
+    """Post messages over one connection, and how many seconds each was answered in."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for body in bodies:
+        post(connection, "msg.offline", body, answers)
+    connection.close()
+
+
+def post(connection: http.client.HTTPConnection, event: str, body: bytes, answers: list[float]) -> None:
+    started = time.monotonic()
+    connection.request("POST", f"/webhook?event={event}", body)
+    answer = connection.getresponse()
+    answer.read()
+    answers.append(time.monotonic() - started)
+    if answer.status != http.client.OK:
+        raise RuntimeError(f"the webhook was answered with {answer.status}")
 
 
 class _Load:
@@ -106,14 +121,14 @@ class _Load:
 
     def warm_up(self) -> None:
         """One push, so that connections are open and tokens are made: neither is paid a push."""
-        self._post_all([_message(_FIRST_ID, ["user-0"])])
+        self._post_all([message(FIRST_ID, ["user-0"])])
         self._wait_for(1, time.monotonic() + LONGEST)
         self._answers.clear()
 
     def measure(self, dispatcher: int, server: int) -> Result:
         size = self._recipients
         bodies = [
-            _message(_FIRST_ID + 1 + number, [f"user-{number * size + i}" for i in range(size)])
+            message(FIRST_ID + 1 + number, [f"user-{number * size + i}" for i in range(size)])
             for number in range(self._webhooks)
         ]
         pushes = self._webhooks * size
@@ -139,10 +154,7 @@ class _Load:
         )
 
     def _post_all(self, bodies: list[bytes]) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
-        for body in bodies:
-            self._post(connection, "msg.offline", body)
-        connection.close()
+        post_all(self._port, bodies, self._answers)
 
     def _post_statuses(self) -> None:
         """What else comes in while pushes go out: people who go online and offline, until `_done`."""
@@ -152,17 +164,8 @@ class _Load:
             number += 1
             online = number % 2
             status = f"someone-{number // 2 % 1000}-0-{online}-{number}-{online}-{online}"
-            self._post(connection, "user.onlinestatus", json.dumps([status]).encode())
+            post(connection, "user.onlinestatus", json.dumps([status]).encode(), self._answers)
         connection.close()
-
-    def _post(self, connection: http.client.HTTPConnection, event: str, body: bytes) -> None:
-        started = time.monotonic()
-        connection.request("POST", f"/webhook?event={event}", body)
-        answer = connection.getresponse()
-        answer.read()
-        self._answers.append(time.monotonic() - started)
-        if answer.status != http.client.OK:
-            raise RuntimeError(f"the webhook was answered with {answer.status}")
 
     def _wait_for(self, rows: int, deadline: float) -> None:
         """Return when so many pushes have an outcome; raises where one of them is not `sent`."""
@@ -181,7 +184,8 @@ class _Load:
             raise ServiceFailed(f"the bridge does not get on: {self._service.output()}")
 
 
-def _message(message_id: int, to: list[str]) -> bytes:
+def message(message_id: int, to: list[str], **more: Any) -> bytes:
+    """A body of msg.offline, to a group unless `more` says otherwise."""
     payload = base64.b64encode(json.dumps({"type": 1, "content": TEXT}).encode()).decode()
     document = {
         "header": {"no_persist": 0, "red_dot": 1, "sync_once": 0},
@@ -197,5 +201,6 @@ def _message(message_id: int, to: list[str]) -> bytes:
         "timestamp": int(time.time()),
         "payload": payload,
         "to_uids": to,
+        **more,
     }
     return json.dumps(document).encode()

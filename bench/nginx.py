@@ -1,4 +1,7 @@
-"""nginx as APNs and FCM: HTTP/2 over TLS, an answer at once, whatever is asked."""
+"""nginx as APNs and FCM: HTTP/2 over TLS, an answer at once, whatever is asked.
+
+It notes when FCM's requests came, and those for one watched iPhone.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from app.demo.guard import Guarded
 from app.demo.service import free_port
 
 MISSING = "bench needs nginx: apt-get install -y nginx-light, or: brew install nginx"
+WATCHED = "f" * 64
+"""The iPhone whose pushes are noted."""
 _PATIENCE = 10.0
+_STAMP = len("1795616533.187\n")
 
 # aioapns knows an answer by its apns-id only, so that is sent back, as APNs does.
 _CONFIG = """
@@ -26,6 +32,7 @@ error_log {folder}/error.log warn;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
+    log_format stamp '$msec';
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
@@ -38,8 +45,16 @@ http {{
         listen 127.0.0.1:{port} ssl http2;
         ssl_certificate {certificate};
         ssl_certificate_key {key};
+        location = /3/device/{watched} {{
+            access_log {folder}/watched.log stamp;
+            add_header apns-id $http_apns_id;
+            return 200;
+        }}
         location /3/device/ {{ add_header apns-id $http_apns_id; return 200; }}
-        location ~ ^/v1/projects/ {{ return 200 '{{"name":"projects/p/messages/1"}}'; }}
+        location ~ ^/v1/projects/ {{
+            access_log {folder}/fcm.log stamp buffer=64k flush=50ms;
+            return 200 '{{"name":"projects/p/messages/1"}}';
+        }}
         location /token {{ return 200 '{{"access_token":"t","expires_in":3599,"token_type":"Bearer"}}'; }}
     }}
 }}
@@ -64,11 +79,13 @@ class Nginx:
         self.url = f"https://127.0.0.1:{self.port}"
         self.ca_file = authority.ca_file
         self._pid_file = folder / "nginx.pid"
+        self._fcm, self._watched = folder / "fcm.log", folder / "watched.log"
         config = folder / "nginx.conf"
         config.write_text(
             _CONFIG.format(
                 user="user root;" if os.geteuid() == 0 else "",
                 folder=folder,
+                watched=WATCHED,
                 port=self.port,
                 certificate=authority.server_file,
                 key=authority.server_key_file,
@@ -79,6 +96,18 @@ class Nginx:
     @property
     def pid(self) -> int:
         return int(self._pid_file.read_text())
+
+    def fcm_requests(self) -> int:
+        """How many have come so far, but for the last twentieth of a second: a look at a file's size."""
+        return self._fcm.stat().st_size // _STAMP
+
+    def fcm_times(self) -> list[float]:
+        """UNIX seconds at which they came."""
+        return [float(line) for line in self._fcm.read_text().splitlines()]
+
+    def watched_times(self) -> list[float]:
+        """UNIX seconds at which the pushes for the watched iPhone came."""
+        return [float(line) for line in self._watched.read_text().splitlines()]
 
     def __enter__(self) -> Self:
         self._process.__enter__()
