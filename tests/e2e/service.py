@@ -44,6 +44,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def stat(process: Path) -> list[str]:
+    """State, parent, group and session of a process or thread, given by its folder in /proc."""
+    return (process / "stat").read_text().rpartition(")")[2].split()[:4]
+
+
 def payload(document: Any) -> str:
     raw = document if isinstance(document, bytes) else json.dumps(document).encode()
     return base64.b64encode(raw).decode()
@@ -127,6 +132,7 @@ class Service:
         """`ready`: what answers 200 when it has started. `config`: a file to take as it is; else sections change."""
         self._ready = ready
         self.folder = folder
+        self.data = folder / "data"
         self.port = free_port()
         self.output = folder / "output.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -182,12 +188,10 @@ class Service:
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                try:
-                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                except OSError:
-                    continue
-                if int(fields[3]) == self.process.pid and fields[0] != "Z":
-                    found.append(int(entry.name))
+                with suppress(OSError):
+                    state, _, _, session = stat(entry)
+                    if int(session) == self.process.pid and state != "Z":
+                        found.append(int(entry.name))
         return found
 
     def dispatcher(self) -> int:
@@ -204,6 +208,16 @@ class Service:
             return None
 
         return int(until(find, "a dispatcher runs"))
+
+    def workers(self) -> list[int]:
+        """The process ids of the web workers that are up."""
+        assert self.process is not None
+        master, dispatcher, found = self.process.pid, self.dispatcher(), []
+        for pid in self.pids():
+            with suppress(OSError):
+                if int(stat(Path(f"/proc/{pid}"))[1]) == master and pid != dispatcher:
+                    found.append(pid)
+        return found
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
@@ -244,10 +258,16 @@ class Service:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """The whole trace, page by page."""
+        return self._pages("/trace", "records")
+
+    def dead_letters(self) -> Iterator[dict[str, Any]]:
+        return self._pages("/dead-letters", "dead_letters")
+
+    def _pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
         before = {}
         while True:
-            page = self.admin("GET", f"/trace?{urlencode({'limit': 1000, **before})}")
-            yield from page["records"]
+            page = self.admin("GET", f"{path}?{urlencode({'limit': 1000, **before})}")
+            yield from page[name]
             if not page.get("next"):
                 return
             before = {"before": page["next"]}

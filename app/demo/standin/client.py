@@ -134,9 +134,20 @@ class StandinProcess:
     def release(self, server: Vendor) -> None:
         self._call("release", server=server)
 
-    def settings(self, server: Vendor, max_streams: int | None = None, first_streams: int | None = None) -> None:
-        """Change the limit of concurrent streams on the open connections, or the one that new ones begin with."""
-        self._call("settings", server=server, max_streams=max_streams, first_streams=first_streams)
+    def settings(
+        self,
+        server: Vendor,
+        max_streams: int | None = None,
+        first_streams: int | None = None,
+        full_streams: int | None = None,
+    ) -> None:
+        """Change the limit of concurrent streams on the open connections, or those that new ones have.
+
+        They begin with `first_streams`, and have `full_streams` once a request was accepted.
+        """
+        self._call(
+            "settings", server=server, max_streams=max_streams, first_streams=first_streams, full_streams=full_streams
+        )
 
     def revoke_tokens(self) -> None:
         """Make FCM refuse all access tokens that were issued so far."""

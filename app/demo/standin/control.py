@@ -100,8 +100,10 @@ class Control:
     def _goaway(self, server: str, last: str, code: int, debug: str) -> None:
         self._servers[server].goaway(msgspec.convert(last, Last), code, debug.encode("latin-1"))
 
-    def _settings(self, server: str, max_streams: int | None, first_streams: int | None) -> None:
-        self._servers[server].settings(max_streams, first_streams)
+    def _settings(
+        self, server: str, max_streams: int | None, first_streams: int | None, full_streams: int | None
+    ) -> None:
+        self._servers[server].settings(max_streams, first_streams, full_streams)
 
     def _counts(self) -> dict[str, Any]:
         recorder = self._recorder

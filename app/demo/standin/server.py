@@ -123,9 +123,11 @@ class Server:
         for peer, call in held:
             self._process(peer, call)
 
-    def settings(self, max_streams: int | None, first_streams: int | None) -> None:
+    def settings(self, max_streams: int | None, first_streams: int | None, full_streams: int | None) -> None:
         if first_streams is not None:
             self.first_streams = first_streams
+        if full_streams is not None:
+            self.full_streams = full_streams
         if max_streams is not None:
             for peer in self._peers.values():
                 peer.limit(max_streams)
