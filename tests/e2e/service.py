@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode
 import yaml
 
 from app.demo.standin import StandinProcess
+from tests.processes import stat
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,11 +43,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def stat(process: Path) -> list[str]:
-    """State, parent, group and session of a process or thread, given by its folder in /proc."""
-    return (process / "stat").read_text().rpartition(")")[2].split()[:4]
 
 
 def payload(document: Any) -> str:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import yaml
 from msgspec import Struct
 
 from app.demo.standin import StandinProcess
-from tests.e2e.service import Service, apns_token, offline, stat, until
+from tests.e2e.service import Service, apns_token, offline, until
+from tests.processes import is_stopped, is_writing, send
 
 SEED = int(os.environ.get("CRASH_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
 KILLS = [
@@ -171,7 +172,7 @@ class Killer:
         """Stop these processes; those that are to die, none if this is not the moment."""
         send(signal.SIGSTOP, pids)
         until(lambda: all(map(is_stopped, pids)), "they are stopped")
-        writers = [pid for pid in pids if is_locked_by(self._service.data, [pid])]
+        writers = [pid for pid in pids if is_writing(self._service.data, pid)]
         if writing and not writers:
             send(signal.SIGCONT, pids)
             return []
@@ -181,13 +182,14 @@ class Killer:
         data = self._service.data
         settled = {(row[0], row[1], row[2]) for row in query(data, f"SELECT message_id, uid, device_id {SENT}")}
         ((claimed,),) = query(data, "SELECT count(*) FROM events WHERE owner IS NOT NULL AND state = 0")
+        writing = any(is_writing(data, pid) for pid in pids)
         mark = sum(self._standin.counts()["requests"].values())
-        return Seen(kind, settled, mark, is_locked_by(data, pids), claimed)
+        return Seen(kind, settled, mark, writing, claimed)
 
     def _sent(self) -> int:
         return int(query(self._service.data, f"SELECT count(*) {SENT}")[0][0])
 
-    def pushed(self) -> int:
+    def requests(self) -> int:
         requests = self._standin.counts()["requests"]
         return int(requests["apns"] + requests["fcm"])
 
@@ -199,27 +201,6 @@ def query(data: Path, sql: str) -> list[Any]:
     """Ask the database itself, as a reader that neither makes nor clears anything when it comes and goes."""
     with closing(sqlite3.connect(f"file:{data}/pushbridge.db?mode=ro", uri=True)) as database:
         return database.execute(sql).fetchall()
-
-
-def send(signum: signal.Signals, pids: list[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signum)
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether all its threads are, or it is gone."""
-    try:
-        return all(stat(thread)[0] in "TZ" for thread in Path(f"/proc/{pid}/task").iterdir())
-    except OSError:  # a thread has ended between the list and the look
-        return not Path(f"/proc/{pid}").exists()
-
-
-def is_locked_by(data: Path, pids: Iterable[int]) -> bool:
-    """Whether one of these processes is within a write transaction."""
-    inode = (data / "write.lock").stat().st_ino
-    held = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
-    return any(int(fields[4]) in pids and fields[5].endswith(f":{inode}") for fields in held if fields[1] == "FLOCK")
 
 
 def pushed(standin: StandinProcess) -> dict[Key, list[dict[str, Any]]]:
@@ -320,10 +301,10 @@ def survive_twenty_kills(service: Service, standin: StandinProcess, chance: rand
     repeats = check_nothing_known_was_sent_again(seen, killer.found)
     check_everything_is_accounted_for(poster.accepted.values(), seen, service)
     check_work_was_hit(killer.found, repeats)
-    before = killer.pushed()
+    before = killer.requests()
     post_again(service, list(poster.accepted.values()))
     until(service.is_idle, "nothing waits any more", 60)
-    assert killer.pushed() == before
+    assert killer.requests() == before
 
 
 def check_work_was_hit(kills: list[Seen], repeats: int) -> None:

@@ -4,7 +4,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -53,15 +53,20 @@ def test_opening_again_changes_nothing(url: str, folder: Path) -> None:
     second.close()
 
 
-def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def first_version(folder: Path, statements: Sequence[str]) -> None:
+    """A database of the first schema version, after these statements."""
     config = Config()
     config.set_main_option("script_location", str(Path(opening.__file__).parent / "migrations"))
-    engine = dialect.open_engine(f"sqlite:///{tmp_path}/pushbridge.db", "normal")
+    engine = dialect.open_engine(f"sqlite:///{folder}/pushbridge.db", "normal")
     with closing(Database(engine, None)) as old, old.write() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        for statement in ROWS_OF_THE_FIRST_VERSION:
+        for statement in statements:
             connection.exec_driver_sql(statement)
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    first_version(tmp_path, ROWS_OF_THE_FIRST_VERSION)
     with closing(open_database(tmp_path)) as database, database.write() as connection:
         assert bodies(claim(connection)) == [b"kept"]
         (due,) = deliveries.claim_due(connection, "ios", 0, 10, "me", now=5, lease=100)
