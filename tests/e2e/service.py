@@ -123,10 +123,15 @@ class Service:
         ready: str = "/readyz",
         config: Path | None = None,
         environ: dict[str, str] | None = None,
+        under: tuple[str, ...] = (),
         **sections: Any,
     ) -> None:
-        """`ready`: what answers 200 when it has started. `config`: a file to take as it is; else sections change."""
+        """`ready`: what answers 200 when it has started. `config`: a file to take as it is; else sections change.
+
+        under: a command that runs gunicorn's command for us.
+        """
         self._ready = ready
+        self._under = under
         self.folder = folder
         self.data = folder / "data"
         self.port = free_port()
@@ -143,7 +148,7 @@ class Service:
         environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "wsgi:app"],
+                [*self._under, sys.executable, "-m", "gunicorn", "wsgi:app"],
                 cwd=ROOT,
                 env=environ,
                 stdout=output,
