@@ -28,11 +28,11 @@ from tests.processes import is_stopped, is_writing, send
 
 SEED = int(os.environ.get("CRASH_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
 KILLS = [
-    *[("worker", False)] * 4,
+    *[("worker", False)] * 5,
     *[("worker", True)] * 4,
     *[("dispatcher", False)] * 5,
     *[("dispatcher", True)] * 4,
-    *[("tree", False), ("tree", True)],
+    ("tree", True),
 ]
 """What dies, and whether only a moment will do at which it is within a write transaction; one more tree is the last."""
 PHONES = 12
