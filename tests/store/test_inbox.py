@@ -178,8 +178,8 @@ def test_sweeping_removes_planned_calls_only(db: Connection) -> None:
 def test_depth_counts_by_lane_what_is_to_be_planned(db: Connection) -> None:
     assert inbox.depth(db) == {}
     planned(db, b"planned")
-    put(db, b"a", b"b", received_at=NOW - 7)
-    put(db, b"c", received_at=NOW - 9)
+    put(db, b"a", b"b", received_at=NOW - 9)
+    put(db, b"c", received_at=NOW - 7)
     put(db, b"[]", lane="status", once=False)
     claim(db, limit=1)
     put(db, b"n", received_at=NOW - 1, lane="other")
