@@ -29,7 +29,7 @@ from app.clock import now_ms
 from app.config import Config
 from app.keeper import FOLLOW_STDIN
 from app.settle import Limits
-from app.store.dialect import Database
+from app.store.dialect import CACHE, Database
 from app.store.opening import open_database
 from app.yamlfile import ConfigError
 from providers.kit.base import Provider, Transport
@@ -86,10 +86,14 @@ def served_config() -> Config:
     return _served or load_config()
 
 
-def open_store(config: Config) -> Database:
-    """Raises yamlfile.ConfigError."""
+WEB_CACHE = 8 << 10
+"""KiB of the database that each of a web worker's connections keeps: it has one a thread, and reads little twice."""
+
+
+def open_store(config: Config, cache: int = CACHE) -> Database:
+    """`cache`: KiB that a connection may keep of it. Raises yamlfile.ConfigError."""
     with datadir.usable(config) as folder:
-        return open_database(folder, config.storage.url, config.storage.durability)
+        return open_database(folder, config.storage.url, config.storage.durability, cache)
 
 
 def intake(config: Config, database: Database) -> Intake:
@@ -119,7 +123,7 @@ def web(config: Config) -> Flask:
     from app.web.webhook import Origin
 
     datadir.keep_counted(config)
-    database = open_store(config)
+    database = open_store(config, WEB_CACHE)
     database.observe = metrics.writes("web")
     into = intake(config, database)
     origin = Origin(

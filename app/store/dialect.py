@@ -41,8 +41,12 @@ CHUNK = 500
 """Values in one IN (…) list: some databases allow few parameters, and the statement cache likes one size."""
 
 
-def open_engine(url: str, durability: str) -> Engine:
-    """An engine for `url`. `durability`: `full` or `normal`, as in `storage.durability`."""
+CACHE = 64 << 10
+"""KiB of a SQLite file that a connection keeps in memory."""
+
+
+def open_engine(url: str, durability: str, cache: int = CACHE) -> Engine:
+    """An engine for `url`. `durability`: `full` or `normal`, as in `storage.durability`; `cache`: as CACHE."""
     engine = create_engine(url, hide_parameters=True)  # they are tokens and texts, and errors are logged
     if engine.dialect.name == "sqlite":
         synchronous = "FULL" if durability == "full" else "NORMAL"
@@ -51,7 +55,7 @@ def open_engine(url: str, durability: str) -> Engine:
         def prepare(connection: Any, _record: Any) -> None:
             # The driver's own transactions begin too late and cannot begin for writing.
             connection.isolation_level = None
-            pragmas = f"busy_timeout={BUSY}", "journal_mode=WAL", f"synchronous={synchronous}", "cache_size=-65536"
+            pragmas = f"busy_timeout={BUSY}", "journal_mode=WAL", f"synchronous={synchronous}", f"cache_size=-{cache}"
             for pragma in pragmas:
                 connection.execute(f"PRAGMA {pragma}").close()
 

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from app.store.dialect import Database, DatabaseError, WriteLock, open_engine, reason
+from app.store.dialect import CACHE, Database, DatabaseError, WriteLock, open_engine, reason
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -22,7 +22,7 @@ class Unusable(Exception):
     """There is no database to be had; the message says why."""
 
 
-def open_database(data_dir: Path, url: str = "", durability: str = "full") -> Database:
+def open_database(data_dir: Path, url: str = "", durability: str = "full", cache: int = CACHE) -> Database:
     """The database at `url`, or the SQLite file in `data_dir`, which is made if it is missing; raises Unusable."""
     lock = None
     try:
@@ -33,7 +33,7 @@ def open_database(data_dir: Path, url: str = "", durability: str = "full") -> Da
         raise Unusable(error.strerror) from error
     if url.startswith("sqlite"):
         lock = WriteLock(data_dir / "write.lock")
-    database = Database(open_engine(url, durability), lock)
+    database = Database(open_engine(url, durability, cache), lock)
     try:
         migrate(database)
     except (DatabaseError, CommandError) as error:
