@@ -8,12 +8,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -43,6 +44,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_dispatcher(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"app.cli" in command and b"dispatch" in command
 
 
 def payload(document: Any) -> str:
@@ -197,28 +206,22 @@ class Service:
 
     def dispatcher(self) -> int:
         """The dispatcher's process id; waits until there is one."""
-
-        def find() -> int | None:
-            for pid in self.pids():
-                try:
-                    command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                except OSError:
-                    continue
-                if b"app.cli" in command and b"dispatch" in command:
-                    return pid
-            return None
-
-        return int(until(find, "a dispatcher runs"))
+        return int(until(lambda: next(filter(is_dispatcher, self.pids()), None), "a dispatcher runs"))
 
     def workers(self) -> list[int]:
         """The process ids of the web workers that are up."""
         assert self.process is not None
-        master, dispatcher, found = self.process.pid, self.dispatcher(), []
+        found = []
         for pid in self.pids():
             with suppress(OSError):
-                if int(stat(Path(f"/proc/{pid}"))[1]) == master and pid != dispatcher:
+                if int(stat(Path(f"/proc/{pid}"))[1]) == self.process.pid and not is_dispatcher(pid):
                     found.append(pid)
         return found
+
+    def query(self, sql: str) -> list[Any]:
+        """Ask the database itself, as a reader that neither makes nor clears anything when it comes and goes."""
+        with closing(sqlite3.connect(f"file:{self.data}/pushbridge.db?mode=ro", uri=True)) as database:
+            return database.execute(sql).fetchall()
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None

@@ -10,12 +10,9 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,14 +177,14 @@ class Killer:
 
     def _look(self, kind: str, pids: list[int]) -> Seen:
         data = self._service.data
-        settled = {(row[0], row[1], row[2]) for row in query(data, f"SELECT message_id, uid, device_id {SENT}")}
-        ((claimed,),) = query(data, "SELECT count(*) FROM events WHERE owner IS NOT NULL AND state = 0")
+        settled = {(row[0], row[1], row[2]) for row in self._service.query(f"SELECT message_id, uid, device_id {SENT}")}
+        ((claimed,),) = self._service.query("SELECT count(*) FROM events WHERE owner IS NOT NULL AND state = 0")
         writing = any(is_writing(data, pid) for pid in pids)
         mark = sum(self._standin.counts()["requests"].values())
         return Seen(kind, settled, mark, writing, claimed)
 
     def _sent(self) -> int:
-        return int(query(self._service.data, f"SELECT count(*) {SENT}")[0][0])
+        return int(self._service.query(f"SELECT count(*) {SENT}")[0][0])
 
     def requests(self) -> int:
         requests = self._standin.counts()["requests"]
@@ -195,12 +192,6 @@ class Killer:
 
 
 SENT = "FROM deliveries WHERE outcome = 'sent'"
-
-
-def query(data: Path, sql: str) -> list[Any]:
-    """Ask the database itself, as a reader that neither makes nor clears anything when it comes and goes."""
-    with closing(sqlite3.connect(f"file:{data}/pushbridge.db?mode=ro", uri=True)) as database:
-        return database.execute(sql).fetchall()
 
 
 def pushed(standin: StandinProcess) -> dict[Key, list[dict[str, Any]]]:
@@ -256,9 +247,9 @@ def post_again(service: Service, bodies: list[dict[str, Any]]) -> None:
         thread.join()
 
 
-def is_done(data: Path) -> bool:
+def is_done(service: Service) -> bool:
     """Whether nothing is left to do but what will never succeed."""
-    return query(data, LEFT) == [(0, 0)]
+    return service.query(LEFT) == [(0, 0)]
 
 
 LEFT = """SELECT (SELECT count(*) FROM events WHERE state = 0),
@@ -294,7 +285,7 @@ def survive_twenty_kills(service: Service, standin: StandinProcess, chance: rand
         killer = Killer(service, standin, poster, chance)
         for kind, writing in chance.sample(KILLS, len(KILLS)):
             killer.kill(kind, writing)
-    until(lambda: is_done(service.data), "only those wait who cannot be sent to", 60)
+    until(lambda: is_done(service), "only those wait who cannot be sent to", 60)
     give_up(service)
     until(service.is_idle, "nothing waits any more", 60)
     seen = pushed(standin)
