@@ -219,13 +219,14 @@ def retry(connection: Connection, event_id: int) -> None:
 
 def renew(connection: Connection, owner: str, until: int) -> None:
     """Everything that `owner` holds stays its own until then."""
-    connection.execute(update(events).where(events.c.state == NEW, events.c.owner == owner).values(lease_until=until))
+    connection.execute(update(events).where(events.c.owner == owner).values(lease_until=until))
 
 
 def rescue(connection: Connection, owner: str) -> int:
     """Free what an earlier process under the same name held; how many."""
-    mine = and_(events.c.state == NEW, events.c.owner == owner)
-    return connection.execute(update(events).where(mine).values(owner=None, lease_until=None)).rowcount
+    return connection.execute(
+        update(events).where(events.c.owner == owner).values(owner=None, lease_until=None)
+    ).rowcount
 
 
 def try_again(connection: Connection) -> int:

@@ -58,6 +58,13 @@ events = Table(
     sqlite_autoincrement=True,  # the id of a call that is gone must not name another
 )
 
+Index(
+    "events_held",
+    events.c.owner,
+    sqlite_where=events.c.owner.is_not(None),
+    postgresql_where=events.c.owner.is_not(None),
+)
+
 deliveries = Table(
     "deliveries",
     metadata,
@@ -110,6 +117,12 @@ Index(
     deliveries.c.first_at,
     sqlite_where=_EXPIRING,
     postgresql_where=_EXPIRING,
+)
+Index(
+    "deliveries_held",
+    deliveries.c.owner,
+    sqlite_where=deliveries.c.owner.is_not(None),
+    postgresql_where=deliveries.c.owner.is_not(None),
 )
 Index(
     "deliveries_by_event",

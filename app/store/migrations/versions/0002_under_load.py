@@ -17,6 +17,7 @@ digest = sa.LargeBinary(length=16).with_variant(mysql.BINARY(16), "mysql", "mari
 def upgrade() -> None:
     op.add_column("events", sa.Column("channel", sa.BigInteger(), server_default="0", nullable=False))
     op.create_index("events_by_channel", "events", ["state", "lane", "channel", "id"], unique=False)
+    op.create_index("events_held", "events", ["owner"], **where("owner IS NOT NULL"))
     op.add_column("deliveries", sa.Column("lane", sa.SmallInteger(), server_default="0", nullable=False))
     op.add_column("deliveries", sa.Column("channel", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("deliveries", sa.Column("expires_at", sa.BigInteger(), nullable=True))
@@ -26,6 +27,7 @@ def upgrade() -> None:
     op.create_index("deliveries_by_channel", "deliveries", ["provider", "lane", "channel", "id"], **waiting)
     expiring = where("due_at IS NOT NULL AND expires_at IS NOT NULL")
     op.create_index("deliveries_expiring", "deliveries", ["provider", "lane", "first_at"], **expiring)
+    op.create_index("deliveries_held", "deliveries", ["owner"], **where("owner IS NOT NULL"))
     op.add_column("devices", sa.Column("succeeded_at", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("devices", sa.Column("removed_at", sa.BigInteger(), nullable=True))
     op.add_column("devices", sa.Column("removed_reason", sa.String(length=255), server_default="", nullable=False))
