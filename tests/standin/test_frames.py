@@ -91,6 +91,14 @@ def test_new_connections_may_begin_with_another_limit(standin: StandinProcess) -
         assert streams_limit(client.until(is_settings)) == 7
 
 
+def test_new_connections_may_end_with_another_limit(standin: StandinProcess) -> None:
+    standin.settings("apns", first_streams=7, full_streams=9)
+    with FrameClient(standin.apns, tls(standin)) as client:
+        assert streams_limit(client.until(is_settings)) == 7
+        send(standin, client, 1)
+        assert streams_limit(client.until(is_settings)) == 9
+
+
 def test_held_requests_are_answered_in_order_on_release(standin: StandinProcess, client: FrameClient) -> None:
     standin.hold("apns")
     send(standin, client, 1, 3, 5)
