@@ -24,6 +24,7 @@ from flask import Flask
 
 from app import config as configuration
 from app import datadir, logs, plan, poke, registry, render
+from app.bounds import Bounds
 from app.checking import STAKE
 from app.clock import now_ms
 from app.config import Config
@@ -96,13 +97,18 @@ def open_store(config: Config, cache: int = CACHE) -> Database:
         return open_database(folder, config.storage.url, config.storage.durability, cache)
 
 
-def intake(config: Config, database: Database) -> Intake:
+def intake(config: Config, database: Database, room: Bounds | None = None) -> Intake:
     from app.intake import Intake
     from app.store.writer import GroupCommit
 
     # Before an offline event can have come nobody can tell who has left.
     after = _ms(max(config.rescue.after, config.presence.hold)) if config.rescue.channels == "person" else None
-    return Intake(GroupCommit(database), poker(config), after, configuration.relay_targets(config))
+    targets = configuration.relay_targets(config)
+    return Intake(GroupCommit(database), poker(config), after, targets, room or bounds(config, database))
+
+
+def bounds(config: Config, database: Database) -> Bounds:
+    return Bounds(database, config.data_dir, config.storage.min_free, config.storage.max_backlog)
 
 
 def poker(config: Config) -> poke.Poker:
@@ -125,7 +131,8 @@ def web(config: Config) -> Flask:
     datadir.keep_counted(config)
     database = open_store(config, WEB_CACHE)
     database.observe = metrics.writes("web")
-    into = intake(config, database)
+    room = bounds(config, database)
+    into = intake(config, database, room)
     origin = Origin(
         config.webhook.secret.raw,
         configuration.networks(config.webhook.allow_from, config.path, "webhook.allow_from"),
@@ -140,7 +147,7 @@ def web(config: Config) -> Flask:
         now=now_ms,
         ttl=_ms(config.presence.ttl),
     )
-    return create_app(database, into, origin, config.webhook.max_body, api, now_ms)
+    return create_app(database, into, origin, config.webhook.max_body, api, now_ms, room)
 
 
 def rules(config: Config) -> Rules:

@@ -63,6 +63,8 @@ class Storage(_Section, frozen=True):
     data_dir: str = "data"
     url: str = ""
     durability: Literal["full", "normal"] = "full"
+    min_free: Size = Size(200 << 20)
+    max_backlog: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
 
 
 class Dispatcher(_Section, frozen=True):

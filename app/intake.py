@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from app import events
+from app.bounds import Bounds
 from app.clock import now_ms
 from app.relay import Target
 from app.store.inbox import Arrival
 from app.store.relay import Copy
-from app.store.writer import GroupCommit
+from app.store.writer import GroupCommit, NotStored
 
 TEST = "test"
 RESCUE = "rescue"
@@ -44,6 +45,7 @@ class Intake:
     """The way into the inbox, and to those that events are passed on to. Thread-safe.
 
     notify_after: milliseconds after which `msg.notify` is held against `msg.offline`; None = the inbox takes none.
+    bounds: above which nothing more is taken; None = nothing is bounded.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Intake:
         poke: Callable[[], None],
         notify_after: int | None = None,
         targets: Sequence[Target] = (),
+        bounds: Bounds | None = None,
     ) -> None:
         self._writer = writer
         self._poke = poke
         self._notify_after = notify_after
         self._targets = targets
+        self._bounds = bounds
 
     def wants(self, kind: str) -> bool:
         """Whether anything is made of events of this name; others need not even be read."""
@@ -82,6 +86,7 @@ class Intake:
             arrival = Arrival(kind, body, now, lane_of(measure), measure.weight, once, measure.channel)
         copies = [Copy(target.name, kind, body, now, once) for target in self._targets if target.wants(kind)]
         if arrival or copies:
+            self._check_room(kind)
             self._writer.put(arrival, PATIENCE, copies)
         if copies or (arrival and kind != events.NOTIFY):
             self._poke()
@@ -90,9 +95,22 @@ class Intake:
     def test(self, uid: str, title: str, body: str) -> int:
         """Have a test push sent to each device of a user; the message id to look its outcomes up by."""
         push = TestPush(time.time_ns(), uid, title, body)
+        self._check_room(TEST)
         self._writer.put(Arrival(TEST, msgspec.json.encode(push), now_ms(), NOW_LANE, 1, once=True), PATIENCE)
         self._poke()
         return push.message_id
+
+    def _check_room(self, kind: str) -> None:
+        """Raises NotStored where there is none.
+
+        Statuses are taken however long the backlog is: see docs/decisions/bounds.md.
+        """
+        if self._bounds is None:
+            return
+        self._bounds.look()
+        fault = self._bounds.disk or (self._bounds.backlog if kind != events.STATUS else None)
+        if fault:
+            raise NotStored(fault.message)
 
 
 def lane_of(measure: events.Measure) -> str:

@@ -12,14 +12,15 @@ from prometheus_client.registry import Collector
 
 from app import metrics
 from app.admin import figures
+from app.bounds import Bounds, Fault
 from app.store import deliveries, health
 from app.store import presence as presence_store
 from app.store.dialect import Database, DatabaseError
 from app.web import told
 
 
-def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
-    """`now`: UNIX milliseconds."""
+def blueprint(database: Database, now: Callable[[], int], bounds: Bounds | None = None) -> Blueprint:
+    """`now`: UNIX milliseconds. `bounds`: above which calls are refused; None where nothing is bounded."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
@@ -38,6 +39,8 @@ def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
             providers = _said_of(figures.providers(beats, now()))
         except DatabaseError:
             parts = {"storage": "unreachable", "dispatcher": "unknown"}
+        else:
+            parts["storage"] = "; ".join(fault.title for fault in _passed(bounds)) or "ok"
         ready = all(state == "ok" for state in parts.values())
         # A provider that is paused is no fault of this service, which goes on to take calls and to keep them.
         said = {"status": "ready" if ready else "not ready", "parts": parts, "providers": providers}
@@ -47,6 +50,8 @@ def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
     def scrape() -> Response:
         registry = CollectorRegistry()
         registry.register(_Stored(database, now))
+        if bounds is not None:
+            registry.register(_Bounded(bounds))
         return Response(metrics.exposition(registry), content_type=CONTENT_TYPE_LATEST)
 
     return routes
@@ -55,6 +60,29 @@ def blueprint(database: Database, now: Callable[[], int]) -> Blueprint:
 def _said_of(providers: Mapping[str, figures.ProviderState]) -> dict[str, str]:
     """For people: the state, with what it is about where there is something."""
     return {name: f"{each.state}: {each.reason}" if each.reason else each.state for name, each in providers.items()}
+def _passed(bounds: Bounds | None) -> list[Fault]:
+    """The bounds that are passed now."""
+    if bounds is None:
+        return []
+    bounds.look()
+    return [fault for fault in (bounds.disk, bounds.backlog) if fault]
+
+
+class _Bounded(Collector):
+    """How much room there is, as the process that is asked found it last."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        self._bounds.look()
+        yield GaugeMetricFamily(
+            "pushbridge_disk_free_bytes", "Free on the file system of data_dir.", value=self._bounds.free
+        )
+        refusing = GaugeMetricFamily("pushbridge_refusing", "1 while calls are refused for it.", labels=["bound"])
+        for bound, fault in (("disk", self._bounds.disk), ("backlog", self._bounds.backlog)):
+            refusing.add_metric([bound], float(fault is not None))
+        yield refusing
 
 
 class _Stored(Collector):

@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint
 from werkzeug.test import TestResponse
 
+from app.bounds import EVERY, Bounds
 from app.config import networks
 from app.dispatch.steps import Rules
 from app.dispatch.taking import Take, take
@@ -30,7 +31,10 @@ RULES = Rules(Policy(), Style(types={}, templates={}))
 
 
 class Bridge:
-    """Takes webhooks. now: the clock of the health pages. pokes: how often the dispatcher was poked."""
+    """Takes webhooks. now: the clock of the health pages. pokes: how often the dispatcher was poked.
+
+    bounds: wide enough for all tests that do not narrow them.
+    """
 
     def __init__(
         self,
@@ -45,9 +49,16 @@ class Bridge:
         self.now = NOW
         self.pokes = 0
         origin = Origin(secret, networks(allow_from, "", ""), networks(trusted_proxies, "", ""))
-        intake = Intake(GroupCommit(self.database), self._poke, notify_after, targets)
+        self._seconds = 0.0
+        self.bounds = Bounds(self.database, folder, 1, 1_000_000, lambda: self._seconds)
+        intake = Intake(GroupCommit(self.database), self._poke, notify_after, targets, self.bounds)
         empty = Blueprint("admin", __name__)
-        self.client = create_app(self.database, intake, origin, MAX_BODY, empty, lambda: self.now).test_client()
+        app = create_app(self.database, intake, origin, MAX_BODY, empty, lambda: self.now, self.bounds)
+        self.client = app.test_client()
+
+    def look_again(self) -> None:
+        """Let the time pass after which the bridge looks anew whether it is full."""
+        self._seconds += EVERY
 
     def _poke(self) -> None:
         self.pokes += 1

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from werkzeug.test import TestResponse
 
+from app.bounds import Bounds
 from app.intake import Intake
 from app.store.dialect import Database
 from app.store.opening import open_database
@@ -34,7 +35,8 @@ class Api:
         self.now = START
         self.pokes = 0
         self.on_poke: Callable[[], object] = lambda: None
-        self.intake = Intake(GroupCommit(self.database), self.poke)
+        self.bounds = Bounds(self.database, folder, 1, 1_000_000)
+        self.intake = Intake(GroupCommit(self.database), self.poke, bounds=self.bounds)
         api = admin.blueprint(
             self.database, TOKEN, providers, self.intake, lambda: self.now, self.poke, ttl=TTL, patience=patience
         )

@@ -181,3 +181,10 @@ def test_what_cannot_be_stored_is_said(phones: Api) -> None:
     refused(answer, "could not be stored", status=503)
     assert answer.get_json()["error"]["code"] == "unavailable"
     assert phones.pokes == 0
+
+
+def test_a_bridge_that_is_full_takes_no_test_push_either(api: Api) -> None:
+    api.register("u", "d")
+    api.bounds.min_free = 2**62
+    refused(api.call("POST", "/users/{}/test", "u"), "storage.min_free", status=503)
+    assert api.pokes == 0
