@@ -1,0 +1,205 @@
+"""Storage that fails under a running service: 503, nothing half-written, and on without a restart.
+
+What is shown here is the web's half; the dispatcher is not running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.e2e.service import Service, offline, until
+
+BIG = "x" * 60_000
+"""The text of messages that fill a disk."""
+WEB_ALONE = {"dispatcher": {"embedded": False}, "ready": "/healthz"}
+
+
+class Disk(Protocol):
+    """A folder on a disk that can be full."""
+
+    folder: Path
+
+    def fill(self, service: Service) -> None: ...
+    def empty(self, service: Service) -> None: ...
+
+
+class SmallDisk:
+    """A file system of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=True)
+
+    def fill(self, service: Service, left: int = 8 << 10) -> None:
+        """Have `left` bytes left: some, so that it is not the bridge that sees first that it is full."""
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast:
+            with suppress(OSError):
+                while True:
+                    ballast.write(bytes(1 << 12))
+            ballast.truncate(ballast.tell() - left)
+
+    def empty(self, service: Service) -> None:
+        (self.folder / "ballast").unlink()
+
+    def close(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+class NoGrowth:
+    """A folder whose files cannot grow: what a quota does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def fill(self, service: Service) -> None:
+        size = (self.folder / "pushbridge.db-wal").stat().st_size
+        for pid in service.pids():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def empty(self, service: Service) -> None:
+        for pid in service.pids():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def close(self) -> None:
+        pass
+
+
+def _may_mount() -> bool:
+    """Whether this is root with its rights; elsewhere the limit on files shows the same."""
+    return sys.platform == "linux" and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+
+MAY_MOUNT = _may_mount()
+
+
+@pytest.fixture(params=[NoGrowth, SmallDisk] if MAY_MOUNT else [NoGrowth], ids=lambda kind: kind.__name__)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    disk = request.param(tmp_path / "disk")
+    yield disk
+    disk.close()
+
+
+def kept(folder: Path) -> set[int]:
+    """The messages in the inbox; each is whole, and so is the database."""
+    with closing(sqlite3.connect(folder / "pushbridge.db")) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        rows = database.execute("SELECT body FROM events WHERE kind = 'msg.offline'")
+        return {json.loads(body)["message_id"] for (body,) in rows}
+
+
+class Poster:
+    """Posts messages and keeps what was answered 200. refused: how many were not, each with 503. why: what was said."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.accepted: set[int] = set()
+        self.refused = 0
+        self.why: list[str] = []
+
+    def post(self, text: str = "hello") -> int:
+        body = offline(["u"], text=text)
+        status, answer = self.service.request("POST", "/webhook?event=msg.offline", json.dumps(body).encode())
+        if status == 200:
+            self.accepted.add(body["message_id"])
+        else:
+            error = json.loads(answer)["error"]
+            assert (status, error["code"]) == (503, "unavailable")
+            self.why.append(error["message"])
+            self.refused += 1
+        return status
+
+
+def test_a_full_disk(disk: Disk, start: Callable[..., Service]) -> None:
+    service = start(storage={"data_dir": str(disk.folder), "min_free": "1B"}, **WEB_ALONE)
+    poster = Poster(service)
+    assert poster.post() == 200
+    processes = service.pids()
+    disk.fill(service)
+    until(lambda: poster.post(BIG) == 503, "a message is refused")
+    for _ in range(20):
+        poster.post(BIG)
+    assert poster.refused >= 15
+    assert service.request("GET", "/healthz")[0] == service.request("GET", "/metrics")[0] == 200
+    assert "the database cannot be written" in poster.why
+    disk.empty(service)
+    until(lambda: all(poster.post(BIG) == 200 for _ in range(5)), "messages are taken again")
+    assert service.pids() == processes
+    assert kept(disk.folder) == poster.accepted
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="needs a disk of its own; tests/web/test_bounds.py shows the same without")
+def test_a_disk_that_is_nearly_full(tmp_path: Path, start: Callable[..., Service]) -> None:
+    disk = SmallDisk(tmp_path / "disk")
+    try:
+        service = start(storage={"data_dir": str(disk.folder), "min_free": "8MiB"}, **WEB_ALONE)
+        poster = Poster(service)
+        assert poster.post() == 200
+        disk.fill(service, left=4 << 20)
+        until(lambda: poster.post() == 503, "a message is refused")
+        assert "storage.min_free: found " in poster.why[-1]
+        until(lambda: "disk nearly full" in service.request("GET", "/readyz")[1].decode(), "it says so")
+        disk.empty(service)
+        until(lambda: poster.post() == poster.post() == poster.post() == 200, "messages are taken again")
+        lines = [line for line in service.output.read_text().splitlines() if '"action": "bounds"' in line]
+        assert 2 <= len(lines) <= 4  # each of two workers says once that it refuses, and once that it does not
+    finally:
+        disk.close()
+
+
+HOLDER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_database_that_another_program_holds(start: Callable[..., Service]) -> None:
+    service = start(**WEB_ALONE)
+    poster = Poster(service)
+    assert poster.post() == 200
+    processes = service.pids()
+    file = service.folder / "data" / "pushbridge.db"
+    command = [sys.executable, "-c", HOLDER, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        with ThreadPoolExecutor(2) as threads:
+            assert set(threads.map(lambda _: poster.post(), range(2))) == {503}
+        assert service.request("GET", "/healthz")[0] == 200
+        holder.stdin.close()
+    assert holder.returncode == 0
+    assert poster.post() == 200
+    assert service.pids() == processes
+    # A call that was waited for in vain may have been kept when the file was free again: it is whole then.
+    assert poster.accepted <= kept(file.parent)
+
+
+def test_a_log_that_cannot_be_written_stops_nothing() -> None:
+    code = """
+import structlog
+from app import logs
+logs.configure()
+for _ in range(1000):
+    structlog.get_logger().error("x" * 1000, action="test")
+print("done")
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, env={**os.environ})
+    assert done.stdout == b"done\n"
