@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from app.admin import fields
 from app.model import Settings
-from app.store import people
+from app.store import erasing, people
 from app.store.dialect import Database
 
 _LATER = ("muted_until", "quiet_hours")
@@ -72,6 +72,12 @@ def change_settings(database: Database, uid: str, patch: SettingsPatch) -> Setti
         after = msgspec.structs.replace(before, **changes)
         people.put_settings(connection, uid, after)
     return _shown(after)
+
+
+def erase(database: Database, uid: str) -> None:
+    """Forget a user."""
+    with database.write() as connection:
+        erasing.erase(connection, uid)
 
 
 def _shown(value: Settings) -> SettingsBody:

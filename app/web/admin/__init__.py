@@ -31,6 +31,7 @@ from app.web.admin import (
     stats,
     testpush,
     trace,
+    users,
 )
 from app.web.admin.routes import Answer, Context, Route, Takes
 from app.web.errors import ApiError
@@ -41,6 +42,7 @@ MAX_IMPORT = 64 << 20
 
 ROUTES: tuple[Route, ...] = (
     *devices.ROUTES,
+    *users.ROUTES,
     *settings.ROUTES,
     *channels.ROUTES,
     *presence.ROUTES,
