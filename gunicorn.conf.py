@@ -11,6 +11,7 @@ from app.keeper import Keeper
 
 logs.configure()
 settings, changed = bootstrap.settings_or_exit()
+bootstrap.warn(settings)
 
 bind = settings.server.bind
 workers = settings.server.workers

@@ -22,10 +22,9 @@ import structlog
 import uvloop
 from flask import Flask
 
+from app import checking, datadir, logs, plan, poke, registry, render
 from app import config as configuration
-from app import datadir, logs, plan, poke, registry, render
 from app.bounds import Bounds
-from app.checking import STAKE
 from app.clock import now_ms
 from app.config import Config
 from app.keeper import FOLLOW_STDIN
@@ -183,6 +182,8 @@ def dispatch(config: Config, slot: int = 0) -> None:
     if slot > most:
         raise ConfigError(f"{config.path}: dispatcher.processes: found slot {slot}; allowed: --slot from 0 to {most}")
     logs.configure()
+    if not os.environ.get(FOLLOW_STDIN):  # gunicorn has said it for those that it starts
+        warn(config)
     if config.dispatcher.pin:
         _stay_on_one_core(zlib.crc32(socket.gethostname().encode()) + slot)
     datadir.share_counters(config)
@@ -228,7 +229,7 @@ async def _dispatch(
 
     ask = None
     if config.presence.suppress != "none" and not config.wukongim.api_url:
-        log.warning(STAKE, action="start")
+        log.warning(checking.STAKE, action="start")
     if config.wukongim.api_url:
         transport = Transport(
             endpoint=config.wukongim.api_url,
@@ -272,6 +273,13 @@ def prepare(config: Config) -> None:
     open_store(config).close()  # a forked process must open its own
     datadir.admin_token(config)
     datadir.share_counters(config)
+
+
+def warn(config: Config) -> None:
+    """Say once, at the start, what is not safe and not wrong either."""
+    logs.configure()
+    for each in checking.exposed(config):
+        log.warning(each, action="start")
 
 
 def greeting(config: Config) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +13,7 @@ from app import registry
 from app.config import Config
 from app.relay import Target
 from app.store import opening
-from app.yamlfile import ConfigError
+from app.yamlfile import ConfigError, expand, is_literal, read, secrets
 
 STAKE = (
     "presence: WuKongIM is not asked who is online (wukongim.api_url is empty). v2 never reports some users offline "
@@ -64,8 +66,33 @@ def _relayed(block: configuration.RelayTarget, target: Target) -> str:
     return f"relay {target.name}: {events}, {'with' if block.secret else 'without'} a secret"
 
 
+def exposed(config: Config, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """A warning for each file with a secret in it that others than its owner can read."""
+    path = Path(config.path)
+    raw = read(path)
+    blocks = raw.pop("providers", {})
+    found = list(secrets(raw, Config))
+    for block in blocks.values():
+        found += secrets(block, registry.config_type(block.get("type")))
+    files = [path] if any(not key.endswith("_file") and is_literal(value) for key, value in found) else []
+    names = [expand(value, path, key, environ) for key, value in found if key.endswith("_file") and value]
+    files += [path.parent / name for name in names if name]
+    return [
+        f"{file} holds a secret and can be read by others than its owner: chmod 600 {file}"
+        for file in dict.fromkeys(files)
+        if _others_can_read(file)
+    ]
+
+
+def _others_can_read(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False  # whoever needs it says so
+
+
 def _warnings(config: Config) -> list[str]:
-    warnings = []
+    warnings = [f"warning: {each}" for each in exposed(config)]
     if not config.wukongim.api_url:
         warnings.append(f"warning: {STAKE}")
     if not config.webhook.secret and "any" in config.webhook.allow_from:

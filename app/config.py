@@ -287,6 +287,7 @@ def _check(config: Config, path: Path) -> None:
     bind = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})|unix:.+", config.server.bind)
     if bind is None or int(bind[1] or 0) > 65535:
         raise ConfigError(f"{path}: server.bind: found {show(config.server.bind)}; allowed: HOST:PORT or unix:PATH")
+    _check_closed(config, path)
     for key, url, schemes in (("wukongim.api_url", config.wukongim.api_url, "https?"),):
         if url and not re.fullmatch(rf"{schemes}://[^\s/]+(/\S*)?", url):
             raise ConfigError(f"{path}: {key}: found {show(url)}; allowed: a URL such as http://127.0.0.1:5001")
@@ -298,6 +299,44 @@ def _check(config: Config, path: Path) -> None:
         )
     relay_targets(config)
     _check_templates(config.notification, path)
+
+
+def _check_closed(config: Config, path: Path) -> None:
+    """Where anybody can reach the bridge, something must tell WuKongIM from anybody: see docs/decisions/closed.md."""
+    bind = config.server.bind
+    if config.webhook.secret or not _is_public(bind):
+        return
+    for key, names in (
+        ("webhook.allow_from", config.webhook.allow_from),
+        ("server.trusted_proxies", config.server.trusted_proxies),
+    ):
+        if _holds_everybody(networks(names, path, key)):
+            raise ConfigError(
+                f"{path}: {key}: found everybody, without a webhook.secret, and server.bind {show(bind)} can be "
+                f"reached from outside; allowed: a webhook.secret, or {_NETWORKS.replace(', any', '')}"
+            )
+
+
+def _is_public(bind: str) -> bool:
+    """Whether others than this machine and its private networks may get there; a name may stand for any address."""
+    if bind.startswith("unix:"):
+        return False
+    host = bind.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return False
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    private = networks(("loopback", "private"), "", "")
+    return not any(address in network for network in private)
+
+
+def _holds_everybody(found: Networks) -> bool:
+    """Whether every address of IPv4, or of IPv6, is in one of these."""
+    fours = list(ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv4Network)))
+    sixes = list(ipaddress.collapse_addresses(n for n in found if isinstance(n, ipaddress.IPv6Network)))
+    return any(n.prefixlen == 0 for n in fours) or any(n.prefixlen == 0 for n in sixes)
 
 
 def _check_templates(notification: Notification, path: Path) -> None:

@@ -6,6 +6,8 @@ import importlib
 import pkgutil
 from typing import Any
 
+from msgspec import Struct
+
 import providers as plugins
 from app.config import Config
 from app.yamlfile import ConfigError, convert, show
@@ -18,6 +20,11 @@ LATER = frozenset({"harmony", "honor", "huawei", "meizu", "oppo", "vivo", "webpu
 def types() -> list[str]:
     """The types there are: one module each."""
     return sorted(module.name for module in pkgutil.iter_modules(plugins.__path__) if not module.ispkg)
+
+
+def config_type(kind: object) -> type[Struct] | None:
+    """What describes a block of this type; None where there is no such type."""
+    return importlib.import_module(f"providers.{kind}").Config if kind in types() else None
 
 
 def providers(config: Config) -> dict[str, Provider]:

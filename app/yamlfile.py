@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,6 +140,31 @@ def _secrets_from_files(raw: Any, into: Any, path: Path, prefix: str) -> Any:
         elif key not in result:
             result[str(key)] = _secrets_from_files(value, fields.get(str(key)), path, where)
     return result
+
+
+_OPEN_SECRETS = {"ca"}
+"""Fields of the type that are not for one's own eyes only."""
+
+
+def secrets(raw: Any, into: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of a block that gives a secret, as `xyz` or as `xyz_file`, and its value as it is written."""
+    if typing.get_origin(into) is tuple and isinstance(raw, list):
+        for each in raw:
+            yield from secrets(each, typing.get_args(into)[0])
+    if not isinstance(raw, dict) or not (isinstance(into, type) and issubclass(into, Struct)):
+        return
+    fields = {field.name: field.type for field in msgspec.structs.fields(into)}
+    for key, value in raw.items():
+        name = str(key).removesuffix("_file")
+        if fields.get(name) is Secret and name not in _OPEN_SECRETS:
+            yield str(key), value
+        else:
+            yield from secrets(value, fields.get(str(key)))
+
+
+def is_literal(value: Any) -> bool:
+    """Whether a text stands in the file itself, and does not come from the environment."""
+    return isinstance(value, str) and _VARIABLE.sub(lambda match: match[2] or "", value) != ""
 
 
 def _read_secret(name: Any, path: Path, where: str) -> bytes:

@@ -60,6 +60,8 @@ def blueprint(database: Database, now: Callable[[], int], bounds: Bounds | None 
 def _said_of(providers: Mapping[str, figures.ProviderState]) -> dict[str, str]:
     """For people: the state, with what it is about where there is something."""
     return {name: f"{each.state}: {each.reason}" if each.reason else each.state for name, each in providers.items()}
+
+
 def _passed(bounds: Bounds | None) -> list[Fault]:
     """The bounds that are passed now."""
     if bounds is None:

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 
 from app import registry
-from app.checking import report
+from app.checking import exposed, report
+from app.config import Config
 from app.yamlfile import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +102,9 @@ def test_relay_targets_are_named_without_their_secrets(tmp_path: Path) -> None:
 def test_no_warning_where_the_server_is_asked_and_the_webhook_is_guarded(tmp_path: Path) -> None:
     guarded = "webhook: {allow_from: [any], secret: hunter2}\nwukongim: {api_url: 'http://127.0.0.1:5001'}\n"
     said: list[str] = []
-    assert report(write(tmp_path, guarded + CONSOLE), said.append) == 0
+    path = write(tmp_path, guarded + CONSOLE)
+    path.chmod(0o600)
+    assert report(path, said.append) == 0
     assert not any(line.startswith("warning") or "hunter2" in line for line in said)
 
 
@@ -129,3 +134,48 @@ def test_the_command_says_ok(tmp_path: Path) -> None:
     done = run(write(tmp_path, CONSOLE))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "ok"
+
+
+APNS = "providers: {ios: {type: apns, topic: t, key_id: K, team_id: T, ca_file: ca.pem, key_file: '${KEY:-key.p8}'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (CONSOLE, []),
+        ("webhook: {secret: hunter2}\n" + CONSOLE, ["config.yaml"]),
+        ("webhook: {secret: '${S}'}\n" + CONSOLE, []),
+        ("webhook: {secret: '${S:-}'}\n" + CONSOLE, []),
+        ("webhook: {secret: '${S:-hunter2}'}\n" + CONSOLE, ["config.yaml"]),
+        ("webhook: {secret: ''}\n" + CONSOLE, []),
+        ("webhook: {secret_file: s}\nadmin: {token_file: s}\n" + CONSOLE, ["s"]),
+        ("webhook: {secret_file: '${NONE:-}'}\n" + CONSOLE, []),
+        ("wukongim: {api_token: hunter2}\nadmin: {token_file: s}\n" + CONSOLE, ["config.yaml", "s"]),
+        (APNS, ["key.p8"]),
+        ("providers: {a: {type: fcm, service_account_file: s, proxy: 'http://p'}}\n", ["s"]),
+        ("providers: {a: {type: apns, p12_file: s, password: hunter2}}\n", ["config.yaml", "s"]),
+    ],
+)
+def test_files_that_others_can_read(tmp_path: Path, text: str, warned: list[str]) -> None:
+    files = [write(tmp_path, text), *(tmp_path / name for name in ("s", "key.p8", "ca.pem"))]
+    for file in files[1:]:
+        file.write_text("x")
+    config = msgspec.structs.replace(Config(), path=str(files[0]), providers=yaml.safe_load(text)["providers"])
+    for mode in (0o640, 0o604):
+        for file in files:
+            file.chmod(mode)
+        said = exposed(config, {"S": "hunter2"})
+        assert [line.partition(" holds a secret")[0] for line in said] == [str(tmp_path / name) for name in warned]
+        assert all(line.endswith(f": chmod 600 {tmp_path / name}") for line, name in zip(said, warned, strict=True))
+        assert "hunter2" not in str(said)
+    for file in files:
+        file.chmod(0o600)
+    assert exposed(config, {"S": "hunter2"}) == []
+
+
+def test_check_warns_of_a_file_that_others_can_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "webhook: {secret: hunter2}\n" + CONSOLE)
+    path.chmod(0o644)
+    said: list[str] = []
+    assert report(path, said.append) == 0
+    assert f"warning: {path} holds a secret and can be read by others than its owner: chmod 600 {path}" in said

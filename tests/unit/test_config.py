@@ -458,3 +458,46 @@ def test_sizes(text: str, size: int) -> None:
 def test_the_data_folder_is_beside_the_file(tmp_path: Path) -> None:
     assert good(tmp_path, CONSOLE).data_dir == tmp_path / "data"
     assert good(tmp_path, "storage: {data_dir: /x}\n" + CONSOLE).data_dir == Path("/x")
+
+
+PUBLIC = ["0.0.0.0:8000", ":8000", "[::]:8000", "203.0.113.5:8000", "[2001:db8::1]:80", "bridge.example:8000"]
+NOT_PUBLIC = [
+    "127.0.0.1:8000",
+    "localhost:8000",
+    "10.1.2.3:8000",
+    "192.168.0.1:1",
+    "[::1]:8000",
+    "[fd00::1]:80",
+    "unix:s",
+]
+EVERYBODY = ["[any]", "[loopback, any]", "[0.0.0.0/0]", "['::/0']", "[0.0.0.0/1, 128.0.0.0/1]", "[private, 0.0.0.0/0]"]
+SOME = ["[loopback, private]", "[203.0.113.0/24]", "[loopback, '2001:db8::/32']", "[0.0.0.0/1]"]
+
+
+@pytest.mark.parametrize("bind", PUBLIC)
+@pytest.mark.parametrize("everybody", EVERYBODY)
+def test_nobody_starts_with_the_door_open(tmp_path: Path, bind: str, everybody: str) -> None:
+    text = f"server: {{bind: '{bind}'}}\nwebhook: {{allow_from: {everybody}}}\n{CONSOLE}"
+    said = fault(tmp_path, text)
+    assert said.startswith("webhook.allow_from: found everybody, without a webhook.secret, and server.bind ")
+    assert f"'{bind}'" in said
+    assert said.endswith("; allowed: a webhook.secret, or loopback, private, or a CIDR such as 10.1.0.0/16")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"server: {{bind: '{bind}'}}\nwebhook: {{allow_from: [any]}}\n" for bind in NOT_PUBLIC),
+        *(f"server: {{bind: '{bind}'}}\n" for bind in PUBLIC),
+        *(f"server: {{bind: '0.0.0.0:8000'}}\nwebhook: {{allow_from: {some}}}\n" for some in SOME),
+        "server: {bind: '0.0.0.0:8000'}\nwebhook: {allow_from: [any], secret: hunter2}\n",
+        "server: {bind: '0.0.0.0:8000', trusted_proxies: [any]}\nwebhook: {secret: hunter2}\n",
+    ],
+)
+def test_a_door_that_is_not_open_to_everybody(tmp_path: Path, text: str) -> None:
+    assert good(tmp_path, text + CONSOLE)
+
+
+def test_believing_everybody_opens_the_door_too(tmp_path: Path) -> None:
+    said = fault(tmp_path, f"server: {{bind: '0.0.0.0:1', trusted_proxies: [any]}}\n{CONSOLE}")
+    assert said.startswith("server.trusted_proxies: found everybody, without a webhook.secret")
