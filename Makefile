@@ -18,12 +18,13 @@ soak: $(STAMP)
 
 check: lint test
 
-# Format, lint, types, and who may import whom.
+# Format, lint, types, who may import whom, and no secret in the repository: docs/decisions/secret-scan.md.
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --baseline .secrets.baseline
 
 demo: $(STAMP)
 	@$(BIN)/pushbridge demo
@@ -34,14 +35,17 @@ bench: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Pushbridge needs Python 3.11 or newer; set PYTHON=/path/to/one" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Renews requirements.lock within the bounds of setup.cfg.
+# Brings requirements.lock in line with setup.cfg, and with the newest versions that it allows where NEWEST=--upgrade.
+# Made with the oldest Python that is served: what newer ones need is part of that. Hashes are of all files of a version.
 lock:
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "make lock needs Python 3.11; set PYTHON=/path/to/it" >&2; exit 1; }
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check 'pip-tools>=7.5,<8'
+	build/lock/bin/pip-compile --quiet $(NEWEST) --generate-hashes --allow-unsafe --strip-extras --extra dev --no-header --no-annotate --no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file requirements.lock setup.cfg
 
 clean:
 	rm -rf $(VENV) build *.egg-info
