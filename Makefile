@@ -12,7 +12,7 @@ run: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
-# The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most.
+# The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most. Needs nginx.
 soak: $(STAMP)
 	timeout 900 $(BIN)/pytest --soak -m soak
 
