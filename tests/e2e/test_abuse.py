@@ -15,7 +15,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, standin_process: StandinPr
 
 
 def authorised(service: Service, event: str, body: bytes) -> int:
-    return service.request("POST", f"/webhook/{SECRET}?event={event}", body)[0]
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
+    try:
+        connection.request("POST", f"/webhook/{SECRET}?event={event}", body)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -134,8 +141,9 @@ def test_bodies_that_are_too_much(guarded: Service, limit: int) -> None:
         assert raw(guarded, post("/webhook/wrong?event=msg.offline", f"Content-Length: {HUGE}")) == 401
         for unit in (b"[", b"[],", b'{"a":', b"1,", b"\0"):
             body = (b"" if unit in (b"[", b'{"a":') else b"[") + unit * (limit // len(unit) - 3) + b"1]"
-            for event in ("msg.offline", "user.onlinestatus", "msg.notify"):
-                assert authorised(guarded, event, body) in (200, 400, 413)
+            with ThreadPoolExecutor(6) as threads:
+                kinds = ("msg.offline", "user.onlinestatus", "msg.notify") * 2
+                assert set(threads.map(partial(authorised, guarded, body=body), kinds)) <= {200, 400, 503}
         assert authorised(guarded, "msg.offline", bomb(limit >> 13)) == 200
         until(guarded.is_idle, "the bomb is planned")
 
@@ -144,10 +152,10 @@ def test_headers_that_are_too_much(guarded: Service) -> None:
     path = f"/webhook/{SECRET}?event=msg.notify"
     with unharmed(guarded):
         assert raw(guarded, post(path, "Content-Length: 2"), [b"[]"]) == 200
-        many = [f"X-{n}: x" for n in range(200)]
-        assert raw(guarded, post(path, *many, "Content-Length: 0")) in (400, 431)
-        assert raw(guarded, post(path, "X: " + "x" * 20_000, "Content-Length: 0")) in (400, 431)
-        assert raw(guarded, post(path + "&x=" + "x" * (300 << 10), "Content-Length: 0")) in (400, 414)
+        many = [f"X-{n}: x" for n in range(80)]
+        assert raw(guarded, post(path, *many, "Content-Length: 2"), [b"[]"]) in (400, 431)
+        assert raw(guarded, post(path, "X: " + "x" * 20_000, "Content-Length: 2"), [b"[]"]) in (400, 431)
+        assert raw(guarded, post(path + "&x=" + "x" * (300 << 10), "Content-Length: 2"), [b"[]"]) in (400, 414)
         assert raw(guarded, post(path), (b"X: x\r\n" for _ in range(1 << 20))) in (400, 431, 0)
         assert raw(guarded, "POST " + "x" * (8 << 20)) in (400, 414, 0)
 
