@@ -46,7 +46,8 @@ class Incoming:
             taken = await self._shared.write(
                 lambda: taking.take(
                     self._shared.db, lane, limit, weight, self._shared.owner, LEASE, now_ms(), self._shared.rules
-                )
+                ),
+                urgent=lane == NOW_LANE,
             )
             if taken.bad:
                 metrics.BAD_ELEMENTS.labels(STATUS).inc(taken.bad)
@@ -145,6 +146,7 @@ class Incoming:
         for job in jobs:
             if job.progress is not None:
                 job.progress.pending += 1
+        self._settler.planned += len(jobs) + len(rows)
         self._shared.submit(jobs, now)
 
 

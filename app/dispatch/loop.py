@@ -206,6 +206,7 @@ class Dispatcher:
         users = {outcome: n for (provider, outcome), n in self._settler.tally.items() if provider == ""}
         return {
             "started_at": self._started,
+            "planned": self._settler.planned,
             "providers": providers,
             "suppressed": users.get(Outcome.SUPPRESSED, 0),
             "skipped": users.get(Outcome.SKIPPED, 0),
@@ -232,6 +233,7 @@ class Dispatcher:
                 "count": answers.count,
                 "sum": answers.seconds,
             },
+            "tokens_doubted": sender.doubts_tokens,
             "token_refreshes": sender.provider.credential.renewals if sender.provider.credential else 0,
         }
 

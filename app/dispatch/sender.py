@@ -39,6 +39,8 @@ SMALLER_BUDGET = 2_048
 RECONNECT_EVERY = 1.0
 KEEP_ORDER = 5_000
 """Milliseconds that a push waits at the most for an earlier one to its device and conversation that is tried again."""
+ORDERED_TRIES = 3
+"""Failures of a push after which later ones go ahead all the same: one that never succeeds holds nothing up."""
 REMEMBERED = 10_000
 """Pushes that are tried again which later ones are kept behind."""
 
@@ -116,6 +118,11 @@ class Sender:
     @property
     def queued(self) -> int:
         return len(self._waiting) + self._parked
+
+    @property
+    def doubts_tokens(self) -> bool:
+        """Whether refusals of tokens are not believed, since most are refused."""
+        return self._guard.alarmed
 
     @property
     def inflight(self) -> int:
@@ -212,9 +219,8 @@ class Sender:
     def _unpark(self, job: Job, decision: Settled) -> None:
         """A job is settled: those that waited behind it come next, or wait with it for its next attempt."""
         behind = self._order.pop(job.order)
-        again = decision.at if type(decision) is RetryAt and decision.at <= now_ms() + KEEP_ORDER else None
-        if again is not None and len(self._later) < REMEMBERED:
-            self._later[job.order] = again
+        if type(decision) is RetryAt and self._is_soon(job, decision):
+            self._later[job.order] = decision.at
         if behind is None:
             return
         self._parked -= len(behind)
@@ -224,6 +230,11 @@ class Sender:
             return
         for one in reversed(behind):
             self._waiting.put_first(one)
+
+    def _is_soon(self, job: Job, again: RetryAt) -> bool:
+        """Whether others are kept behind a push that is tried again, so that they come in their order."""
+        soon = again.at <= now_ms() + KEEP_ORDER and job.attempts <= ORDERED_TRIES
+        return soon and len(self._later) < REMEMBERED
 
     def _measure(self) -> None:
         self._rate_count += 1

@@ -27,10 +27,12 @@ REASONS = 30
 class Settler:
     """Collects outcomes and settles them.
 
-    tally: outcomes since the start by (provider, outcome). reasons: how often by provider, outcome and reason.
+    planned: recipients and devices that were decided on. tally: outcomes since the start by (provider, outcome).
+    reasons: how often by provider, outcome and reason.
     """
 
     def __init__(self, shared: Shared) -> None:
+        self.planned = 0
         self.tally: dict[tuple[str, str], int] = {}
         self.reasons: dict[str, dict[str, dict[str, int]]] = {}
         self._shared = shared

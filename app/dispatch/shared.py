@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import structlog
@@ -58,6 +59,7 @@ class Shared:
         self.wake = {name: asyncio.Event() for name in parts}
         self.patience = float("inf")
         self._fault = ""
+        self._turns = _Turns()
         self._reads = ThreadPoolExecutor(1, "reads")
         self._writes = ThreadPoolExecutor(1, "writes")
 
@@ -65,12 +67,13 @@ class Shared:
         """Run a function that reads the database, beside a write that is under way; again while it cannot be used."""
         return await self._insist(function, None if self.db.reads_at_once else self._reads)
 
-    async def write(self, function: Callable[[], T]) -> T:
+    async def write(self, function: Callable[[], T], urgent: bool = False) -> T:
         """Run a function that writes the database, after those before it; again while it cannot be used.
 
-        So it must be one transaction, or several that may be run again.
+        So it must be one transaction, or several that may be run again. urgent: only after the one that runs.
         """
-        return await self._insist(function, self._writes)
+        async with self._turns.take(urgent):
+            return await self._insist(function, self._writes)
 
     async def _insist(self, function: Callable[[], T], threads: ThreadPoolExecutor | None) -> T:
         wait = FIRST_WAIT
@@ -128,3 +131,37 @@ class Shared:
             sender.submit(some[:room], now)
             for job in some[room:]:
                 sender.overflow(job, now)
+
+
+class _Turns:
+    """Who writes next: what is urgent before the rest, which is in order."""
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._urgent: deque[asyncio.Future[None]] = deque()
+        self._others: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def take(self, urgent: bool) -> AsyncIterator[None]:
+        if self._taken:
+            mine = asyncio.get_running_loop().create_future()
+            (self._urgent if urgent else self._others).append(mine)
+            try:
+                await mine
+            except asyncio.CancelledError:
+                if not mine.cancelled():  # it had the turn already
+                    self._pass_on()
+                raise
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for waiting in (self._urgent, self._others):
+            while waiting:
+                if not (first := waiting.popleft()).done():
+                    first.set_result(None)
+                    return
+        self._taken = False

@@ -333,6 +333,12 @@ def forget(connection: Connection, before: int, limit: int) -> int:
     return len(ids)
 
 
+def waiting(connection: Connection) -> dict[str, int]:
+    """By provider: how many rows are to be taken up again; "" has those that wait for a user."""
+    query = select(deliveries.c.provider, func.count()).where(deliveries.c.due_at.is_not(None))
+    return {row[0]: row[1] for row in connection.execute(query.group_by(deliveries.c.provider))}
+
+
 def pending(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
     """By outcome: how many rows are to be taken up again, and since when the oldest waits."""
     query = (

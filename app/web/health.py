@@ -99,6 +99,7 @@ class _Stored(Collector):
             with self._database.read() as connection:
                 queue = figures.queue(connection)
                 pending = deliveries.pending(connection)
+                waiting_for = deliveries.waiting(connection)
                 beats = health.beats(connection)
                 online = presence_store.online(connection)
                 relayed = figures.relayed(connection)
@@ -114,7 +115,12 @@ class _Stored(Collector):
         waiting = GaugeMetricFamily("pushbridge_pending", "Pushes that will be taken up again.", labels=["outcome"])
         for outcome, (count, _) in pending.items():
             waiting.add_metric([outcome], count)
-        yield from (depth, age, waiting, *_relay(relayed, now), *told.families(beats, now))
+        by_provider = GaugeMetricFamily(
+            "pushbridge_provider_waiting", "Pushes that wait for the provider.", labels=["provider"]
+        )
+        for name in figures.providers(beats, now):
+            by_provider.add_metric([name], waiting_for.get(name, 0))
+        yield from (depth, age, waiting, by_provider, *_relay(relayed, now), *told.families(beats, now))
         yield GaugeMetricFamily("pushbridge_online_users", "Users with a connection said to be open.", value=online)
 
 

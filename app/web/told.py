@@ -17,7 +17,6 @@ from app.store.rows import Health
 
 BOTH = ("provider", "dispatcher")
 GAUGES = {
-    "waiting": "Pushes that wait for the provider.",
     "queued": "Pushes in the memory of the dispatcher.",
     "inflight": "Pushes under way.",
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.dispatch import sender as senders
-from app.dispatch.sender import SMALLER_BUDGET, Sender
+from app.dispatch.sender import ORDERED_TRIES, SMALLER_BUDGET, Sender
 from app.dispatch.work import Job, Parsed
 from app.model import Content, Device, Lane, Message, Outcome, Recipients
 from app.settle import OUTAGE_AFTER, Done, DropToken, Limits, Pause, RetryAt, Settled
@@ -333,6 +333,19 @@ def test_later_pushes_wait_behind_one_that_is_tried_again(clock: Clock) -> None:
 
     sent_by(provider, work)
     assert provider.shown == ["first", "first", "second", "third"]
+
+
+def test_nothing_waits_behind_a_push_that_never_succeeds(clock: Clock) -> None:
+    provider = Telling(lambda text: Retry("503", device=True) if text == "first" else Delivered("id"))
+    first, second = same_phone(provider, "first", "second")
+    first.attempts = ORDERED_TRIES
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
+        queue(sender, first, second)
+        await idle(sender)
+
+    sent_by(provider, work)
+    assert provider.shown == ["first", "second"]
 
 
 def test_nothing_waits_behind_a_push_that_is_tried_again_much_later(clock: Clock) -> None:

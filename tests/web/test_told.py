@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.admin import figures as admin_figures
 from app.admin.figures import ALIVE_WITHIN, ProviderState
-from app.store import health
-from app.store.rows import Health
+from app.model import Outcome
+from app.store import deliveries, health
+from app.store.rows import Delivery, Health
 from tests.web.bridge import NOW, Bridge
 from tests.web.test_health import figures
 
@@ -25,7 +27,6 @@ FULL = {
     "reasons": {"dead": {"too old": 3}, "rejected": {"BadTopic": 1, "other": 2}},
     "token_refreshes": 4,
     "tokens_doubted": True,
-    "waiting": 7,
     "queued": 1,
     "inflight": 2,
 }
@@ -78,9 +79,12 @@ def samples(bridge: Bridge, name: str) -> list[tuple[dict[str, str], float]]:
 
 def test_gauges_of_providers(bridge: Bridge) -> None:
     beat_of(bridge, ios=FULL)
-    beat_of(bridge, "two", ios={"waiting": 0}, android={"state": "ok", "paused_since": None, "tokens_doubted": False})
-    assert told(bridge, "pushbridge_provider_waiting") == {"one ios": 7, "two ios": 0}
-    assert told(bridge, "pushbridge_provider_queued") == {"one ios": 1}
+    with bridge.database.write() as connection:
+        row = Delivery(message_id=1, uid="bob", device_id="d", provider="ios", outcome=Outcome.QUEUED, first_at=1, at=1)
+        deliveries.insert_new(connection, [replace(row, due_at=1), replace(row, message_id=2)])
+    beat_of(bridge, "two", ios={"queued": 0}, android={"state": "ok", "paused_since": None, "tokens_doubted": False})
+    assert told(bridge, "pushbridge_provider_waiting") == {"ios": 1, "android": 0}
+    assert told(bridge, "pushbridge_provider_queued") == {"one ios": 1, "two ios": 0}
     assert told(bridge, "pushbridge_provider_inflight") == {"one ios": 2}
     assert told(bridge, "pushbridge_provider_paused") == {"ios": 1, "android": 0}
     assert told(bridge, "pushbridge_provider_paused_seconds") == {"ios": 90, "android": 0}
@@ -102,7 +106,7 @@ def test_a_dispatcher_that_is_dead_says_nothing(bridge: Bridge) -> None:
         [],
         {"providers": []},
         {"providers": {"ios": 1}},
-        {"planned": "many", "providers": {"ios": {"reasons": {"dead": 1}, "waiting": None, "answers": {"le": [1]}}}},
+        {"planned": "many", "providers": {"ios": {"reasons": {"dead": 1}, "queued": None, "answers": {"le": [1]}}}},
         {"providers": {"ios": {"answers": [], "reasons": [], "token_refreshes": True, "paused_since": "then"}}},
     ],
     ids=str,
@@ -111,7 +115,7 @@ def test_what_is_not_said_is_not_told_and_its_name_is(bridge: Bridge, said: Any)
     beat(bridge, said)
     assert told(bridge, "pushbridge_dispatchers") == {"pushbridge_dispatchers": 1}
     text = bridge.client.get("/metrics").text
-    for name in ("planned", "reasons", "token_refreshes", "provider_waiting", "provider_answer_seconds"):
+    for name in ("planned", "reasons", "token_refreshes", "provider_queued", "provider_answer_seconds"):
         assert f"# TYPE pushbridge_{name}" in text
         assert told(bridge, f"pushbridge_{name}") == {}
 
