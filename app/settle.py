@@ -73,7 +73,7 @@ def backoff(attempt: int, limits: Limits, jitter: float) -> int:
 
 
 OUTAGE_AFTER = 5
-"""Failures one after another, without a good answer between, after which a provider is taken to fail as a whole."""
+"""Devices that failed one after another, without a good answer between, after which a provider fails as a whole."""
 OUTAGE_REST = 1_000
 """Milliseconds that a provider rests first that gives no good answer: the connection alone may have been lost."""
 PAUSE = 30_000

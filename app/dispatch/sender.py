@@ -102,7 +102,7 @@ class Sender:
         self._order: dict[Order, list[Job] | None] = {}
         self._parked = 0
         self._later: dict[Order, int] = {}
-        self._failures = 0
+        self._failing: set[tuple[str, str]] = set()
         self._failed_at = 0.0
         self._pauses = 0
         self._ramp: tuple[int, int] | None = None
@@ -272,7 +272,7 @@ class Sender:
             self._guard.take(now)
         elif isinstance(outcome, base.TokenInvalid) and outcome.suspect:
             outcome, verdict = self._doubt(job, outcome, now)
-        failing = self._fails(outcome, started)
+        failing = self._fails(job, outcome, started)
         if self.probing and not isinstance(outcome, base.Retry | base.Throttled | base.Misconfigured):
             self._resume(now)
         job.attempts += 1
@@ -293,18 +293,19 @@ class Sender:
             self._pause(decision, now)
         return decision
 
-    def _fails(self, outcome: base.Outcome, started: float) -> bool:
+    def _fails(self, job: Job, outcome: base.Outcome, started: float) -> bool:
         """Whether this failure is the provider's as a whole, and not this push's alone."""
         if not isinstance(outcome, base.Retry):
-            self._failures = 0
+            if self._failing:
+                self._failing.clear()
             return False
         if outcome.device:
             return self.probing
         if started >= self._failed_at:
             # What was under way together fails together, when one connection is lost: that is one failure.
-            self._failures += 1
+            self._failing.add((job.device.uid, job.device.device_id))
             self._failed_at = time.monotonic()
-        return self.pause is not None or self._failures > settle.OUTAGE_AFTER
+        return self.pause is not None or len(self._failing) > settle.OUTAGE_AFTER
 
     def _doubt(self, job: Job, outcome: base.TokenInvalid, now: int) -> tuple[base.Outcome, Verdict]:
         alarmed = self._guard.alarmed

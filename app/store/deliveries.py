@@ -141,7 +141,7 @@ def claim_due(
     query = _SELECT.where(*in_lane, *free)
     oldest = query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit).with_for_update(skip_locked=True)
     rows = list(connection.execute(oldest).all())
-    if len(rows) == limit:
+    if len(rows) == limit > 1:  # a single one is to try a provider: not the same one again, if it failed
         ahead = query.where(deliveries.c.id.in_(_ahead(connection, in_lane, free, limit, now, start)))
         rows = list({row.id: row for row in [*connection.execute(ahead).all(), *rows]}.values())[:limit]
     rows.sort(key=lambda row: row.id)  # as they were planned

@@ -388,6 +388,40 @@ def test_failures_between_good_answers_pause_nothing(clock: Clock) -> None:
     sent_by(provider, work)
 
 
+def test_a_device_that_fails_again_and_again_pauses_nothing(clock: Clock) -> None:
+    provider = Stub("p", lambda _: Retry("503"))
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
+        sender.capacity = 1
+        queue(sender, *(job(provider, "bob", channel=n) for n in range(20)))
+        await idle(sender)
+        assert sender.pause is None
+
+    sent_by(provider, work)
+
+
+def test_pushes_that_fail_together_are_one_failure(clock: Clock) -> None:
+    async def scenario() -> None:
+        lost = asyncio.Event()
+
+        async def fail() -> Retry:
+            await lost.wait()
+            return Retry("connection lost")
+
+        provider = Stub("p", lambda _: fail())
+        sender = Sender(provider, Limits(), lambda *_: None, lambda: None)
+        sender.submit([job(provider, f"u{n}") for n in range(sender.capacity)], 1)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(provider.sent) == sender.capacity
+        lost.set()
+        await idle(sender)
+        assert sender.pause is None
+        await sender.stop(1)
+
+    asyncio.run(scenario())
+
+
 def test_what_is_about_one_device_says_nothing_of_the_provider(clock: Clock) -> None:
     provider = Stub("p", lambda _: Retry("TooManyRequests", device=True))
 

@@ -58,7 +58,9 @@ def recipients(turn: int) -> list[str]:
     phone, droid = f"phone-{turn % PHONES}", f"droid-{turn % PHONES}"
     if turn % 25 == 0:
         return ["broken"]
-    return [[phone], [droid], ["both"], [phone, droid, "both", "nobody", "online", "flaky"], ["flaky"]][turn % 5]
+    if turn % 25 == 1:
+        return ["flaky"]
+    return [[phone], [droid], ["both"], [phone, droid, "both", "nobody", "online"], [phone]][turn % 5]
 
 
 def arrange(standin: StandinProcess) -> None:

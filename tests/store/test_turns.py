@@ -110,3 +110,14 @@ def test_settling_leaves_lane_channel_and_expiry_alone(db: Connection) -> None:
     deliveries.update_held_by(db, [delivery("bob", id=row.id, outcome=Outcome.RETRYING, due_at=NOW + 1)], ME)
     (after,) = deliveries.trace(db)
     assert (after.lane, after.channel, after.expires_at) == (2, 5, NOW + 7)
+
+
+def test_a_single_push_is_another_one_each_time(db: Connection) -> None:
+    """It tries whether a provider is well again: one that always fails must not stand for all."""
+    stored(db, *(waiting(f"u{n}", lane=1, channel=1) for n in range(3)))
+    tried = []
+    for turn in range(3):
+        (row,) = deliveries.claim_due(db, "ios", 1, 1, ME, NOW + turn, 1_000)
+        tried.append(row.uid)
+        deliveries.update_held_by(db, [delivery(row.uid, id=row.id, outcome=Outcome.QUEUED, due_at=NOW + turn + 1)], ME)
+    assert tried == ["u0", "u1", "u2"]
