@@ -58,7 +58,7 @@ def recipients(turn: int) -> list[str]:
     phone, droid = f"phone-{turn % PHONES}", f"droid-{turn % PHONES}"
     if turn % 25 == 0:
         return ["broken"]
-    if turn % 25 == 1:
+    if turn % 50 == 1:
         return ["flaky"]
     return [[phone], [droid], ["both"], [phone, droid, "both", "nobody", "online"], [phone]][turn % 5]
 
