@@ -14,7 +14,7 @@ run: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest $(AT_ONCE) tests/e2e tests
 
-# The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most. Needs nginx.
+# The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most. Needs nginx, strace.
 soak: $(STAMP)
 	timeout 900 $(BIN)/pytest $(AT_ONCE) --soak -m soak tests/e2e tests
 
