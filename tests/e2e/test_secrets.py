@@ -18,7 +18,9 @@ from app.demo.standin import StandinProcess
 from tests.e2e.service import Service, apns_token, free_port, offline, until
 from tests.providers.material import certificate, rsa_key
 
-WEBHOOK, ADMIN, API, PROXY, PASSWORD = (f"hunter2-{name}" for name in ("webhook", "admin", "api", "proxy", "p12"))
+WEBHOOK, ADMIN, API, PROXY, PASSWORD, HOOK, TARGET = (
+    f"hunter2-{name}" for name in ("webhook", "admin", "api", "proxy", "p12", "hook", "target")
+)
 TEXT, NAME = "the text of a message that nobody else may read", "a title that nobody else may read"
 TOKENS = {"one": apns_token(0x5EC_1), "two": apns_token(0x5EC_2), "dead": apns_token(0x5EC_3)}
 FCM_TOKEN = "fcm-token-that-is-nobody-elses-business"
@@ -35,6 +37,7 @@ def sections(folder: Path, standin: StandinProcess) -> dict[str, Any]:
         "webhook": {"secret_file": str(folder / "secret")},
         "admin": {"token": ADMIN},
         "wukongim": {"api_url": f"http://127.0.0.1:{free_port()}", "api_token": API},
+        "relay": [{"url": f"http://127.0.0.1:{free_port()}/{HOOK}", "secret": TARGET}],
         "presence": {"hold": "100ms"},
         "retry": {"max_age": "2s"},
         "providers": {
@@ -141,7 +144,22 @@ def secrets(standin: StandinProcess) -> list[str]:
     headers = [dict(request["headers"]).get("authorization", "") for request in standin.requests()]
     sent = {header.rpartition(" ")[2] for header in headers if header}
     assert len(sent) >= 2  # APNs' and FCM's
-    plain = [WEBHOOK, ADMIN, API, PROXY, PASSWORD, TEXT, NAME, FCM_TOKEN, *TOKENS.values(), key, account, *sent]
+    plain = [
+        WEBHOOK,
+        ADMIN,
+        API,
+        PROXY,
+        PASSWORD,
+        HOOK,
+        TARGET,
+        TEXT,
+        NAME,
+        FCM_TOKEN,
+        *TOKENS.values(),
+        key,
+        account,
+        *sent,
+    ]
     coded = [
         base64.b64encode(f"{user}:{secret}".encode()).decode() for user, secret in (("", WEBHOOK), ("user", PROXY))
     ]
