@@ -21,8 +21,9 @@ class User:
 
     muted: v2 never posts that they left. open: device flags by connection id. closed: device flag and time of each
     that was. left, came: when they last went offline and online. times: how often they left. told: whether the bridge
-    was sent that they left. said: when it was last sent anything of them, and behind: how much is still to come.
-    clean: whether all of it was posted, by a server that did not restart. story: what happened when.
+    was sent that they left. number, arrived: of what was posted last, and arrived. said: when it was last sent anything
+    of them, and behind: how much is still to come.
+    clean: whether all of it was posted, in its order, by a server that did not restart. story: what happened when.
     """
 
     uid: str
@@ -34,6 +35,8 @@ class User:
     told: bool = True
     said: int = 0
     behind: int = 0
+    number: int = 0
+    arrived: int = 0
     clean: bool = True
     closed: list[tuple[int, int]] = field(default_factory=list)
     story: list[tuple[int, str, str]] = field(default_factory=list)
@@ -88,6 +91,8 @@ class Wukongim:
             at = self._after = max(at, self._after)
         times, run = user.times if not user.open else None, self._run
         user.behind += 1
+        user.number += 1
+        number = user.number
 
         def arrive(first: bool) -> None:
             if run != self._run:
@@ -96,6 +101,8 @@ class Wukongim:
             user.story.append((self._loop.now_ms(), "arrives", text))
             user.said = self._loop.now_ms()
             user.behind -= first
+            user.clean &= not first or number == user.arrived + 1
+            user.arrived = max(user.arrived, number)
             user.told = user.told or user.times == times
             if self.line == "v2" and again:
                 # The whole batch comes again, and newer ones after it.

@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct, field
 
 from app.demo.standin import StandinProcess
-from tests.e2e.service import Service, offline
+from tests.e2e.service import Service, offline, until
 
 POSTERS, EACH = 4, 20
 FILES = ("pushbridge.db", "pushbridge.db-wal")
@@ -194,9 +194,14 @@ def test_no_200_leaves_before_its_event_is_on_the_disk(
         pytest.skip("has a long form only")
     service = traced(durability)
     posted = post_all(service)
+
+    def seen() -> list[Call]:
+        with (tmp_path / "trace").open() as lines:
+            return calls(lines)
+
+    until(lambda: len(answered(seen())) == len(posted), "the trace has every answer")
     service.kill()
-    with (tmp_path / "trace").open() as lines:
-        found = calls(lines)
+    found = seen()
     answers = answered(found)
     assert sorted(answer.message_id for answer in answers) == sorted(posted)
     check_the_trace_saw_everything(found, service.data)
