@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-AT_ONCE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak check lint bench demo lock clean
 

@@ -30,8 +30,8 @@ from tests.e2e.service import ROOT, Service, free_port, offline, until
 SECRET = "hunter2"
 EVENTS = ["msg.offline", "msg.notify", "user.onlinestatus", "other", ""]
 MEMORY = {False: 400, True: 800}
-"""MiB that a web process (False) and a dispatcher (True) may ever have had in memory. They start with about 80; a hostile
-body of 8 MiB may become 300, and a dispatcher reads one while it holds what another became."""
+"""MiB that a web process (False) or a dispatcher (True) may ever have had. They start with about 80, a hostile body may
+become 300, and a dispatcher reads one while it holds what another became."""
 HUGE = 100 << 20
 
 
