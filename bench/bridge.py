@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from app import bootstrap, config
+from app.clock import now_ms
 from app.demo.certs import write_apns_key, write_service_account
 from app.demo.service import Service, ServiceFailed
 from app.model import Device
@@ -77,7 +78,9 @@ def run(
     """Send `webhooks` messages to `recipients` users each, each with one phone, through a fresh bridge."""
     folder.mkdir()
     service = Service(folder, {"providers": {"phone": provider(folder, nginx)}}, token="bench")  # noqa: S106
-    register(service, (Device(f"user-{n}", "phone", "phone", f"{n:064x}", 1, 1) for n in range(webhooks * recipients)))
+    register(
+        service, (Device(f"user-{n}", "phone", "phone", f"{n:064x}", now_ms()) for n in range(webhooks * recipients))
+    )
     with service:
         load = _Load(service, webhooks, recipients)
         load.warm_up()

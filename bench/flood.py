@@ -11,6 +11,7 @@ from statistics import median
 
 from msgspec import Struct
 
+from app.clock import now_ms
 from app.demo.service import Service
 from app.model import Device
 from bench import bridge
@@ -53,7 +54,7 @@ def run(folder: Path, nginx: Nginx) -> Result:
     service = Service(folder, {"providers": {"phone": bridge.apns(folder, nginx)}}, token="bench")  # noqa: S106
     members = {f"user-{n}": f"{n:064x}" for n in range(MEMBERS)}
     phones = {"friend": WATCHED} | members
-    bridge.register(service, (Device(uid, "phone", "phone", token, 1, 1) for uid, token in phones.items()))
+    bridge.register(service, (Device(uid, "phone", "phone", token, now_ms()) for uid, token in phones.items()))
     bodies = [bridge.message(bridge.FIRST_ID + n, list(members), channel_id="flood") for n in range(MESSAGES)]
     with service:
         person = _Person(service, nginx)

@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from app.clock import now_ms
 from app.demo.service import Service
 from app.demo.standin import StandinProcess
 from app.model import Device
@@ -73,7 +74,8 @@ def _rate(folder: Path, nginx: Nginx, ios: dict[str, Any], beside: list[str]) ->
     names, pushes = ("android", *beside), WEBHOOKS * EACH
     members = [range(group * EACH, (group + 1) * EACH) for group in range(GROUPS)]
     bridge.register(
-        service, (Device(f"{name}-{n}", "phone", name, f"{n:064x}", 1, 1) for name in names for n in chain(*members))
+        service,
+        (Device(f"{name}-{n}", "phone", name, f"{n:064x}", now_ms()) for name in names for n in chain(*members)),
     )
     bodies = [
         bridge.message(

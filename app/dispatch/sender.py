@@ -189,7 +189,8 @@ class Sender:
     def _next(self) -> Job | None:
         """The next job that overtakes none to the same device in the same conversation."""
         while not self._stopping and (job := self._waiting.take()) is not None:
-            order = job.order
+            device = job.device
+            order = job.order = device.uid, device.device_id, job.parsed.channel
             if order in self._order:
                 self._park(order, job)
             elif self._later and (until := self._later.pop(order, 0)) and self._put_off(job, until):

@@ -24,7 +24,7 @@ class Parsed(Struct, frozen=True, kw_only=True):
     """One event as it is worked on.
 
     words: title and body of a test push, which nobody wrote. channel: Message.channel_key.
-    bulk: it is for a great many people.
+    bulk: it is for a great many people. expires_at: UNIX milliseconds after which nobody wants it; None = never.
     """
 
     event_id: int
@@ -36,12 +36,7 @@ class Parsed(Struct, frozen=True, kw_only=True):
     words: tuple[str, str] | None = None
     channel: int = 0
     bulk: bool = False
-
-    @property
-    def expires_at(self) -> int | None:
-        """UNIX milliseconds after which nobody wants the message; None = never."""
-        at = self.message.expires_at
-        return None if at is None else min(at * 1000, _FAR)
+    expires_at: int | None = None
 
     def lane(self, uid: str) -> Lane:
         """Which pushes those for this recipient go ahead of."""
@@ -75,6 +70,7 @@ def parse(event: Event) -> Parsed:
         recipients=recipients,
         channel=message.channel_key,
         bulk=len(recipients.uids) > BULK_FROM,
+        expires_at=None if message.expires_at is None else min(message.expires_at * 1000, _FAR),
     )
 
 
@@ -113,7 +109,11 @@ class Known(Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Job:
-    """One push on its way. `row_id`: its row, 0 where none is written yet. `progress`: None for one taken up again."""
+    """One push on its way.
+
+    row_id: its row, 0 where none is written yet. progress: None for one taken up again. order: what it must not
+    overtake: earlier ones to the same device in the same conversation; set when its turn comes.
+    """
 
     parsed: Parsed
     device: Device
@@ -124,11 +124,7 @@ class Job:
     attempts: int = 0
     first_at: int = 0
     lane: Lane = Lane.NORMAL
-
-    @property
-    def order(self) -> tuple[str, str, int]:
-        """What this push must not overtake: earlier ones to the same device in the same conversation."""
-        return self.device.uid, self.device.device_id, self.parsed.channel
+    order: tuple[str, str, int] = ("", "", 0)
 
     def row(self, outcome: Outcome, now: int, reason: str = "", **more: Any) -> Delivery:
         """The trace of this push."""
