@@ -98,7 +98,7 @@ class Poster:
 
     def _run(self, turn: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=15)
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(0.04):
             if len(self.accepted) >= self.most:
                 continue
             turn += len(self._threads)

@@ -16,7 +16,7 @@ from app.demo.standin import StandinProcess
 from tests.e2e.consumer import Consumer
 from tests.e2e.service import Service, apns_token, offline, until
 
-SECRET = "the-secret-of-a-target"
+SECRET = "hunter2-of-a-target"
 RETRY = {"first_delay": "50ms", "max_delay": "100ms"}
 
 

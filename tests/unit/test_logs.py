@@ -82,7 +82,7 @@ logging.getLogger("gunicorn.error").error("no service at /webhook/SECRET")
         ("POST /webhook?token=SECRET&event=x failed", "POST /webhook?token=…&event=x failed"),
         ("POST /webhook?token=SECRET?event=x", "POST /webhook?token=…?event=x"),
         ("GET /?event=x&token=SECRET", "GET /?event=x&token=…"),
-        ("http://user:SECRET@host/webhook", "http://user:…@host/webhook"),
+        ("http://user:hunter2@host/webhook", "http://user:…@host/webhook"),
         ("Listening at: http://127.0.0.1:8000 (7)", "Listening at: http://127.0.0.1:8000 (7)"),
     ],
 )
