@@ -126,8 +126,8 @@ class Dispatcher:
             "dispatcher started",
             action="start",
             owner=self._shared.owner,
-            rescued_events=events,
-            rescued_pushes=rows,
+            freed_events=events,
+            freed_pushes=rows,
             tried_again=again,
         )
         return True
@@ -148,7 +148,7 @@ class Dispatcher:
 
         def give_back() -> None:
             with self._shared.db.write() as connection:
-                self._rescue(connection)
+                self._free(connection)
                 leases.give_back(connection, self._shared.owner)
                 health.gone(connection, self._shared.owner)
 
@@ -158,11 +158,11 @@ class Dispatcher:
     def _take_over(self) -> tuple[int, int, int]:
         with self._shared.db.write() as connection:
             deliveries.forget_unread(connection)
-            return *self._rescue(connection), inbox.try_again(connection)
+            return *self._free(connection), inbox.try_again(connection)
 
-    def _rescue(self, connection: Transaction) -> tuple[int, int]:
+    def _free(self, connection: Transaction) -> tuple[int, int]:
         owner = self._shared.owner
-        return inbox.rescue(connection, owner), deliveries.rescue(connection, owner, now_ms())
+        return inbox.free(connection, owner), deliveries.free(connection, owner, now_ms())
 
     def _poked(self) -> None:
         while True:

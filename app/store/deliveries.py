@@ -223,7 +223,7 @@ def renew(connection: Connection, owner: str, until: int) -> None:
     )
 
 
-def rescue(connection: Connection, owner: str, now: int) -> int:
+def free(connection: Connection, owner: str, now: int) -> int:
     """Free what an earlier process under the same name held; how many."""
     mine = and_(deliveries.c.due_at.is_not(None), deliveries.c.owner == owner)
     return connection.execute(update(deliveries).where(mine).values(owner=None, due_at=now)).rowcount

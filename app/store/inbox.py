@@ -222,7 +222,7 @@ def renew(connection: Connection, owner: str, until: int) -> None:
     connection.execute(update(events).where(events.c.owner == owner).values(lease_until=until))
 
 
-def rescue(connection: Connection, owner: str) -> int:
+def free(connection: Connection, owner: str) -> int:
     """Free what an earlier process under the same name held; how many."""
     return connection.execute(
         update(events).where(events.c.owner == owner).values(owner=None, lease_until=None)

@@ -143,6 +143,6 @@ def test_a_lease_is_renewed_without_a_look_at_what_nobody_holds(db: Connection) 
     deliveries.insert_new(db, [waiting(f"u{n}") for n in range(2_000)])
     claim(db, limit=1)
     assert steps(db, lambda: inbox.renew(db, ME, NOW)) <= 1
-    assert steps(db, lambda: inbox.rescue(db, ME)) <= 1
+    assert steps(db, lambda: inbox.free(db, ME)) <= 1
     assert steps(db, lambda: deliveries.renew(db, ME, NOW)) <= 1
-    assert steps(db, lambda: deliveries.rescue(db, ME, NOW)) <= 1
+    assert steps(db, lambda: deliveries.free(db, ME, NOW)) <= 1

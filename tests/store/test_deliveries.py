@@ -148,14 +148,14 @@ def test_rescue_frees_what_the_former_process_held(db: Connection) -> None:
     stored(db, waiting(), waiting("u2"))
     claim(db, limit=1)
     claim(db, OTHER)
-    assert deliveries.rescue(db, ME, NOW + 1) == 1
-    assert deliveries.rescue(db, ME, NOW + 1) == 0
+    assert deliveries.free(db, ME, NOW + 1) == 1
+    assert deliveries.free(db, ME, NOW + 1) == 0
     assert [row.uid for row in claim(db, ME, NOW + 1)] == ["u1"]
 
 
 def test_rows_inserted_for_an_owner_are_its_own(db: Connection) -> None:
     deliveries.insert_new(db, [waiting(), delivery("u2")], ME)
-    assert deliveries.rescue(db, ME, NOW) == 1
+    assert deliveries.free(db, ME, NOW) == 1
 
 
 def test_settling_writes_what_is_held_and_lets_go(db: Connection) -> None:
@@ -192,7 +192,7 @@ def test_a_retry_waits_and_is_free_again(db: Connection) -> None:
     stored(db, waiting())
     (row,) = claim(db)
     deliveries.update_held_by(db, [replace(row, attempts=1, due_at=NOW + 2_000)], ME)
-    assert deliveries.rescue(db, ME, NOW) == 0
+    assert deliveries.free(db, ME, NOW) == 0
     assert claim(db, OTHER, NOW + 1_999) == []
     assert claim(db, OTHER, NOW + 2_000)[0].attempts == 1
 

@@ -103,8 +103,8 @@ def test_rescue_frees_what_the_former_process_held(db: Connection) -> None:
     put(db, b"a", b"b", b"c")
     claim(db, limit=1)
     claim(db, OTHER, limit=1)
-    assert inbox.rescue(db, ME) == 1
-    assert inbox.rescue(db, ME) == 0
+    assert inbox.free(db, ME) == 1
+    assert inbox.free(db, ME) == 0
     assert bodies(claim(db)) == [b"a", b"c"]
 
 
@@ -147,7 +147,7 @@ def test_only_the_holder_gives_back_or_ends_a_call(db: Connection) -> None:
     inbox.give_back(db, event.id, ME, 0, 9, True)
     assert inbox.planned(db, [event.id], ME) == 0
     assert inbox.load(db, [event.id])[event.id].attempts == 0
-    assert inbox.rescue(db, OTHER) == 1
+    assert inbox.free(db, OTHER) == 1
 
 
 def test_a_planned_call_goes_when_nothing_refers_to_it(db: Connection) -> None:
@@ -163,7 +163,7 @@ def test_sweeping_removes_planned_calls_only(db: Connection) -> None:
     (kept,) = planned(db, b"refers")
     put(db, b"todo", b"claimed")
     todo, claimed = claim(db)
-    inbox.rescue(db, ME)
+    inbox.free(db, ME)
     claim(db, limit=1)
     ids = [kept, todo.id, claimed.id]
     inbox.sweep(db, ids)
