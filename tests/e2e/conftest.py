@@ -31,9 +31,11 @@ def start(tmp_path: Path, standin: StandinProcess) -> Iterator[Callable[..., Ser
 
 @pytest.fixture(scope="module")
 def shared_service(tmp_path_factory: pytest.TempPathFactory, standin_process: StandinProcess) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("service"), standin_process).start()
-    yield service
-    service.kill()
+    service = Service(tmp_path_factory.mktemp("service"), standin_process)
+    try:
+        yield service.start()
+    finally:
+        service.kill()
 
 
 @pytest.fixture
