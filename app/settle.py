@@ -112,22 +112,33 @@ def decide(
     registered_at: when the device last registered its token. jitter: from 0 to 1.
     failing: the provider gives nobody a good answer. pauses: how often in a row it rested without one since.
     """
+    if isinstance(outcome, base.Delivered):
+        return Done(Outcome.SENT, provider_id=outcome.provider_id)
+    tried = _Tried(attempts, first_at, limits, now, jitter)
     match outcome:
-        case base.Delivered(provider_id):
-            return Done(Outcome.SENT, provider_id=provider_id)
         case base.Rejected(reason) | base.TooLarge(reason):
             return Done(Outcome.REJECTED, reason)
         case base.TokenInvalid(reason, since):
-            return _token(reason, since, verdict, attempts, first_at, registered_at, limits, now, jitter)
+            return _token(reason, since, verdict, registered_at, tried)
         case base.Retry(reason, after):
             if failing:
                 least = max(OUTAGE_REST, int((after or 0) * 1000))
-                return _pause(reason, rest(least, pauses, limits), False, first_at, limits, now, jitter)
-            return _again(reason, after, attempts, first_at, limits, now, jitter)
+                return _pause(reason, rest(least, pauses, limits), False, tried)
+            return _again(reason, after, tried)
         case base.Throttled(reason, after):
-            return _pause(reason, rest(int(after * 1000), pauses, limits), False, first_at, limits, now, jitter)
+            return _pause(reason, rest(int(after * 1000), pauses, limits), False, tried)
         case base.Misconfigured(reason):
-            return _pause(reason, rest(PAUSE, pauses, limits), True, first_at, limits, now, jitter)
+            return _pause(reason, rest(PAUSE, pauses, limits), True, tried)
+
+
+class _Tried(Struct, frozen=True):
+    """What `decide` was told of a push that was not taken."""
+
+    attempts: int
+    first_at: int
+    limits: Limits
+    now: int
+    jitter: float
 
 
 def rest(least: int, pauses: int, limits: Limits) -> int:
@@ -135,43 +146,31 @@ def rest(least: int, pauses: int, limits: Limits) -> int:
     return int(max(least, min(least * 2 ** min(pauses, 40), limits.max_delay)))
 
 
-def _token(
-    reason: str,
-    since: int | None,
-    verdict: Verdict,
-    attempts: int,
-    first_at: int,
-    registered_at: int,
-    limits: Limits,
-    now: int,
-    jitter: float,
-) -> Settled:
+def _token(reason: str, since: int | None, verdict: Verdict, registered_at: int, tried: _Tried) -> Settled:
     if since is not None and registered_at >= since:
-        return _again(f"{reason} before the registration", None, attempts, first_at, limits, now, jitter)
+        return _again(f"{reason} before the registration", None, tried)
     if verdict is Verdict.BELIEVED:
         return DropToken(reason, before=registered_at + 1 if since is None else since)
     doubted = f"{reason}, but nothing was taken lately: topic, environment or project?"
-    if attempts >= DOUBT_TRIES:
+    if tried.attempts >= DOUBT_TRIES:
         return Dead(doubted)
-    return _again(doubted, DOUBT_REST / 1000, attempts, first_at, limits, now, jitter)
+    return _again(doubted, DOUBT_REST / 1000, tried)
 
 
-def _again(
-    reason: str, after: float | None, attempts: int, first_at: int, limits: Limits, now: int, jitter: float
-) -> Settled:
-    delay = backoff(attempts, limits, jitter)
+def _again(reason: str, after: float | None, tried: _Tried) -> Settled:
+    delay = backoff(tried.attempts, tried.limits, tried.jitter)
     if after is not None and after * 1000 > delay:
         # Many were told the same time: not all at once, and none before it.
-        delay = int(after * 1000 * (1 + 0.2 * jitter))
-    if now + delay > first_at + limits.max_age:
+        delay = int(after * 1000 * (1 + 0.2 * tried.jitter))
+    if tried.now + delay > tried.first_at + tried.limits.max_age:
         return Dead(reason)
-    return RetryAt(now + delay, reason)
+    return RetryAt(tried.now + delay, reason)
 
 
-def _pause(reason: str, rest: int, broken: bool, first_at: int, limits: Limits, now: int, jitter: float) -> Settled:
-    if now > first_at + limits.max_age:
+def _pause(reason: str, wait: int, broken: bool, tried: _Tried) -> Settled:
+    if tried.now > tried.first_at + tried.limits.max_age:
         return Dead(reason)
-    return Pause(now + int(rest * (1 + 0.2 * jitter)), reason, broken)
+    return Pause(tried.now + int(wait * (1 + 0.2 * tried.jitter)), reason, broken)
 
 
 class TokenGuard:

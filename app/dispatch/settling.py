@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from app import plan, presence
 from app.dispatch.steps import Rules
-from app.dispatch.taking import unread
+from app.dispatch.taking import offline, unread
 from app.dispatch.work import Batch, Parsed, Progress
 from app.model import Device, Outcome
 from app.store import deliveries, devices, inbox
@@ -28,8 +28,7 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
     New rows go ahead in transactions of their own where there are many: a webhook waits no longer than one of these.
     What ends an event comes with the last of its rows, or after them.
     """
-    with db.read() as connection:
-        renewed = _renewed(connection, batch.drops)
+    renewed = _renewed(db, batch.drops) if batch.drops else {}
     rows = _once_more(batch.new, renewed, now())
     while len(rows) > SETTLED_TOGETHER:
         with db.write() as connection:
@@ -56,11 +55,10 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
 _Identity = tuple[int, str, str]
 
 
-def _renewed(connection: Transaction, drops: Sequence[Drop]) -> dict[_Identity, int]:
+def _renewed(db: Database, drops: Sequence[Drop]) -> dict[_Identity, int]:
     """Pushes whose phone registered again while they were under way, and where their content is."""
-    if not drops:
-        return {}
-    known = devices.of_users(connection, list({drop.uid for drop in drops}))
+    with db.read() as connection:
+        known = devices.of_users(connection, list({drop.uid for drop in drops}))
     now = {(uid, device.device_id, device.provider): device for uid, owned in known.items() for device in owned}
     return {
         (drop.message_id, drop.uid, drop.device_id): drop.event_id
@@ -99,11 +97,7 @@ def recheck_held(
     if not held:
         return rows
     known = presence_store.of_users(connection, list(held))
-    left = {
-        uid
-        for uid in held
-        if presence.looks(known.get(uid, {}), policy.suppress, policy.ttl, now) is presence.Looks.OFFLINE
-    }
+    left = set(offline({uid: known.get(uid, {}) for uid in held}, policy, now))
     return [replace(row, due_at=now) if row.uid in left and row.outcome is Outcome.HELD else row for row in rows]
 
 

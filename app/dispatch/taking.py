@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import structlog
@@ -146,11 +146,15 @@ def _apply(connection: Transaction, calls: Sequence[Event], policy: plan.Policy,
     for received_at, status in parsed:
         after[status.uid] = presence.apply(after[status.uid], status, received_at)
     presence_store.put(connection, {uid: known for uid, known in after.items() if known != before.get(uid)})
-    left = [
-        uid
-        for uid, known in after.items()
-        if presence.looks(known, policy.suppress, policy.ttl, now) is presence.Looks.OFFLINE
-    ]
-    released = deliveries.release_held(connection, left, now)
+    released = deliveries.release_held(connection, offline(after, policy, now), now)
     inbox.remove(connection, [call.id for call in calls])
     return released, bad
+
+
+def offline(users: Mapping[str, Connections], policy: plan.Policy, now: int) -> list[str]:
+    """Those of these users who look offline for certain."""
+    return [
+        uid
+        for uid, known in users.items()
+        if presence.looks(known, policy.suppress, policy.ttl, now) is presence.Looks.OFFLINE
+    ]
