@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LONGEST := tests/e2e/test_faulty_provider.py tests/dispatch/test_presence_orders.py
 AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak check lint bench demo lock clean
@@ -16,7 +17,7 @@ test: $(STAMP)
 
 # The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most. Needs nginx, strace.
 soak: $(STAMP)
-	timeout 900 $(BIN)/pytest $(AT_ONCE) --soak -m soak tests/e2e tests
+	timeout 900 $(BIN)/pytest $(AT_ONCE) --dist loadgroup --soak -m soak $(LONGEST) tests/e2e tests
 
 check: lint test
 

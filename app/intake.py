@@ -95,7 +95,12 @@ class Intake:
             return events.Measure(0)
         # A hostile one takes thirty times its size to look at: one at a time costs nothing, since they share a core.
         with self._large if len(body) > LARGE else nullcontext():
-            return events.measure(kind, body)
+            try:
+                return events.measure(kind, body)
+            except events.BadEvent as error:
+                said = str(error)
+        # Not the same one: until it is answered, its frames would keep what the body became.
+        raise events.BadEvent(said)
 
     def _arrival(self, kind: str, body: bytes, measure: events.Measure, now: int) -> Arrival | None:
         """As the inbox takes it; None where it does not."""

@@ -132,7 +132,9 @@ class Settler:
         if not batch:
             return
         try:
-            lost = await self._settle(batch)
+            if batch.drops:
+                await shared.read(lambda: settling.once_more(shared.db, batch, now_ms()))
+            lost = sum([await self._settle(part) for part in batch.cut(settling.SETTLED_TOGETHER)])
         except Unavailable:
             self._batch = batch + self._batch
             raise

@@ -16,29 +16,17 @@ from app.store import presence as presence_store
 from app.store.dialect import Database, Transaction
 from app.store.rows import Delivery, Drop
 
-SETTLED_TOGETHER = 1_000
-"""New rows that are written in one transaction."""
+SETTLED_TOGETHER = 100
+"""Rows that are written in one transaction: a webhook or a message that is urgent waits no longer than one takes."""
 EVENT_TRIES = 5
 """Times that planning one event may fail before it is set aside."""
 
 
 def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
-    """Write a batch; how many of its changed rows somebody else held by then.
-
-    New rows go ahead in transactions of their own where there are many: a webhook waits no longer than one of these.
-    What ends an event comes with the last of its rows, or after them.
-    """
-    renewed = _renewed(db, batch.drops) if batch.drops else {}
-    rows = _once_more(batch.new, renewed, now())
-    while len(rows) > SETTLED_TOGETHER:
-        with db.write() as connection:
-            some = recheck_held(connection, rows[:SETTLED_TOGETHER], rules.policy, now())
-            deliveries.insert_new(connection, some)
-        rows = rows[SETTLED_TOGETHER:]
+    """Write a batch in one transaction; how many of its changed rows somebody else held by then."""
     with db.write() as connection:
-        deliveries.insert_new(connection, recheck_held(connection, rows, rules.policy, now()))
-        again = _once_more(batch.changed, renewed, now())
-        changed = recheck_held(connection, again, rules.policy, now())
+        deliveries.insert_new(connection, recheck_held(connection, batch.new, rules.policy, now()))
+        changed = recheck_held(connection, batch.changed, rules.policy, now())
         lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
         devices.drop(connection, batch.drops, now())
         devices.touch(connection, batch.touches)
@@ -50,6 +38,13 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
             give_back(connection, progress, owner, now())
         inbox.sweep(connection, batch.loose)
     return lost
+
+
+def once_more(db: Database, batch: Batch, now: int) -> None:
+    """Have what was refused for a token that is not the phone's any more go to the one that is."""
+    if renewed := _renewed(db, batch.drops):
+        batch.new = _again(batch.new, renewed, now)
+        batch.changed = _again(batch.changed, renewed, now)
 
 
 _Identity = tuple[int, str, str]
@@ -67,10 +62,7 @@ def _renewed(db: Database, drops: Sequence[Drop]) -> dict[_Identity, int]:
     }
 
 
-def _once_more(rows: Sequence[Delivery], renewed: Mapping[_Identity, int], now: int) -> Sequence[Delivery]:
-    """What was refused for a token that is not the phone's any more goes to the one that is."""
-    if not renewed:
-        return rows
+def _again(rows: Sequence[Delivery], renewed: Mapping[_Identity, int], now: int) -> list[Delivery]:
     again = {"outcome": Outcome.RETRYING, "reason": "registered again meanwhile", "due_at": now}
     keys = [(row.message_id, row.uid, row.device_id) for row in rows]
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -188,6 +188,19 @@ class Batch:
                 self.loose.append(event_id)
         else:
             self.new.append(row)
+
+    def cut(self, most: int) -> Iterator[Batch]:
+        """Batches of so many rows of a kind at most, each gone from this one when the next is asked for.
+
+        What ends an event comes with the last of its rows, or after.
+        """
+        while len(self.new) > most:
+            yield Batch(new=self.new[:most])
+            del self.new[:most]
+        while len(self.changed) > most:
+            yield Batch(changed=self.changed[:most])
+            del self.changed[:most]
+        yield self
 
     def parts(self) -> list[Batch]:
         """Everything in a batch of its own, where one of it cannot be written."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
 
 from app.model import Lane, Outcome
 from app.store import dialect, inbox, keys
@@ -113,18 +113,15 @@ def _values(row: Delivery) -> tuple[Any, ...]:
 
 def update_held_by(connection: Connection, rows: Sequence[Delivery], owner: str) -> int:
     """Settle rows that `owner` claimed, and let go of them; how many those were. Rows it no longer holds stay."""
-    if not rows:
-        return 0
-    statement = (
-        update(deliveries)
-        .where(deliveries.c.id == bindparam("row_id"), deliveries.c.owner == owner)
-        .values({**{name: bindparam(f"new_{name}") for name in _SETTLED}, "owner": None})
-    )
-    values = []
-    for row in rows:
-        stored = dict(zip(_COLUMNS, _values(row), strict=True))
-        values.append({"row_id": row.id, **{f"new_{name}": stored[name] for name in _SETTLED}})
-    return connection.execute(statement, values).rowcount
+    held: set[int] = set()
+    for some in dialect.chunks([row.id for row in rows]):
+        mine = select(deliveries.c.id).where(deliveries.c.id.in_(some), deliveries.c.owner == owner).with_for_update()
+        held.update(connection.execute(mine).scalars())
+    # Each is there already: this way a hundred are one statement, where UPDATE has one each.
+    over = dialect.upsert(connection, deliveries, ["id"], [*_SETTLED, "owner"])
+    values = [(*_values(row), None, row.id) for row in rows if row.id in held]
+    dialect.insert_rows(connection, over, (*_COLUMNS, "owner", "id"), values)
+    return len(values)
 
 
 def claim_due(

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 
 from app.demo.standin import StandinProcess
 from tests.e2e.service import ROOT, Service, free_port, offline, until
+
+pytestmark = pytest.mark.xdist_group("abuse")  # one service for all tests
 
 SECRET = "hunter2"
 EVENTS = ["msg.offline", "msg.notify", "user.onlinestatus", "other", ""]
@@ -53,7 +55,8 @@ def authorised(service: Service, event: str, body: bytes) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=120)
     try:
         connection.request("POST", f"/webhook/{SECRET}?event={event}", body)
-        return connection.getresponse().status
+        with connection.getresponse() as answer:
+            return answer.status
     finally:
         connection.close()
 
@@ -71,7 +74,8 @@ def good_traffic(service: Service, port: int | None = None) -> Iterator[None]:
                 connection.request(
                     "POST", f"/webhook/{SECRET}?event=msg.offline", json.dumps(offline(["good"])).encode()
                 )
-                statuses.append(connection.getresponse().status)
+                with connection.getresponse() as answer:
+                    statuses.append(answer.status)
             except OSError as error:
                 statuses.append(repr(error))
             finally:
@@ -206,7 +210,6 @@ def _bodies() -> st.SearchStrategy[bytes]:
 @pytest.mark.soak
 def test_bodies_of_any_bytes(guarded: Service, soak: bool) -> None:
     deadline = time.monotonic() + (60 if soak else 1)
-    connection = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=30)
     posted = 0
 
     @settings(max_examples=50, database=None, suppress_health_check=list(HealthCheck), deadline=None)
@@ -219,12 +222,15 @@ def test_bodies_of_any_bytes(guarded: Service, soak: bool) -> None:
         assert answer.status in (200, 400, 413, 503), (event, body)
         posted += 1
 
-    with unharmed(guarded), good_traffic(guarded):
+    with (
+        closing(http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=30)) as connection,
+        unharmed(guarded),
+        good_traffic(guarded),
+    ):
         while posted == 0 or time.monotonic() < deadline:
             fuzz()
         until(guarded.is_idle, "all of it is planned", 60)
     assert posted >= 50
-    connection.close()
 
 
 @contextmanager

@@ -267,12 +267,16 @@ def give_up(service: Service) -> None:
     service.start()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "turn" in metafunc.fixturenames:
+        metafunc.parametrize("turn", range(10 if metafunc.config.getoption("--soak") else 1))
+
+
 @pytest.mark.soak
-def test_twenty_kills_lose_nothing(start: Callable[..., Service], standin: StandinProcess, soak: bool) -> None:
-    for turn in range(10 if soak else 1):
-        print(f"CRASH_SEED={SEED}, round {turn}")
-        arrange(standin)
-        survive_twenty_kills(start(**ONE_CONNECTION), standin, random.Random(SEED + turn))
+def test_twenty_kills_lose_nothing(start: Callable[..., Service], standin: StandinProcess, turn: int) -> None:
+    print(f"CRASH_SEED={SEED}, round {turn}")
+    arrange(standin)
+    survive_twenty_kills(start(**ONE_CONNECTION), standin, random.Random(SEED + turn))
 
 
 ONE_CONNECTION = {"providers": {name: {"max_connections": 1} for name in ("ios", "android")}}

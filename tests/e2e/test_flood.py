@@ -22,6 +22,8 @@ AHEAD = UNDER_WAY + 250
 TURNS = UNDER_WAY + 2_000 + 500
 """Pushes of the flood that may go ahead of all of another group: what is under way, one queue, one slice of a plan."""
 
+pytestmark = pytest.mark.xdist_group("flood")  # one flood for all tests
+
 FRIEND, NAMED, EVERYBODY, NEIGHBOURS = ("friend", ["named"], ["all-1", "all-2"], [f"next-{n}" for n in range(20)])
 OTHERS = [FRIEND, *NAMED, *EVERYBODY, *NEIGHBOURS]
 Order = list[str]

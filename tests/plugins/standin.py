@@ -10,8 +10,8 @@ from app.demo.standin import StandinProcess
 
 
 @pytest.fixture(scope="session")
-def standin_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandinProcess]:
-    with StandinProcess(tmp_path_factory.mktemp("standin")) as process:
+def standin_process(tmp_path_factory: pytest.TempPathFactory, soak: bool) -> Iterator[StandinProcess]:
+    with StandinProcess(tmp_path_factory.mktemp("standin"), seconds=1_800 if soak else 600) as process:
         yield process
 
 

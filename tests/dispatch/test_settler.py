@@ -1,0 +1,72 @@
+"""How outcomes get into the database: in pieces, between which others have their turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import func, select
+
+from app.clock import now_ms
+from app.dispatch.settler import Settler
+from app.dispatch.settling import SETTLED_TOGETHER
+from app.dispatch.shared import Shared
+from app.model import Outcome
+from app.settle import Limits
+from app.store import deliveries
+from app.store.rows import Delivery
+from app.store.schema import deliveries as table
+from tests.dispatch.conftest import Bridge
+from tests.dispatch.test_work import RULES
+
+ROWS = 3 * SETTLED_TOGETHER + 1
+
+
+@pytest.fixture
+def shared(bridge: Bridge) -> Iterator[Shared]:
+    made = Shared(bridge.database, {}, RULES, Limits(), "me", ["due", "held"])
+    yield made
+    made.close()
+
+
+def rows(count: int, outcome: Outcome, due_at: int | None = None) -> list[Delivery]:
+    now = now_ms()
+    return [
+        Delivery(
+            message_id=n, uid=f"u{n}", device_id="d", provider="p", outcome=outcome, first_at=now, at=now, due_at=due_at
+        )
+        for n in range(1, count + 1)
+    ]
+
+
+def counts(bridge: Bridge) -> dict[str, int]:
+    with bridge.database.read() as connection:
+        found = connection.execute(select(table.c.outcome, func.count()).group_by(table.c.outcome))
+        return dict(found.all())
+
+
+async def seen_between(bridge: Bridge, shared: Shared, settled: list[Delivery]) -> dict[str, int]:
+    """Settle these rows; what somebody in a hurry finds who comes while the first of them are written."""
+    settler = Settler(shared)
+    for row in settled:
+        settler.add(row, 0)
+    flush = asyncio.create_task(settler.flush())
+    await asyncio.sleep(0)
+    found = await shared.write(lambda: counts(bridge), urgent=True)
+    await flush
+    return found
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_is_urgent_goes_between_the_pieces_of_a_large_batch(bridge: Bridge, shared: Shared, stored: bool) -> None:
+    new = rows(ROWS, Outcome.SENT)
+    if stored:
+        with bridge.database.write() as connection:
+            deliveries.insert_new(connection, rows(ROWS, Outcome.QUEUED, due_at=1))
+            claimed = deliveries.claim_due(connection, "p", 0, ROWS, "me", now_ms(), 1_000)
+            new = [replace(row, outcome=Outcome.SENT) for row in claimed]
+    found = asyncio.run(seen_between(bridge, shared, new))
+    assert found[Outcome.SENT] == SETTLED_TOGETHER
+    assert counts(bridge) == {Outcome.SENT: ROWS}
