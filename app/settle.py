@@ -184,13 +184,16 @@ class TokenGuard:
     WINDOW = 60_000
     TRUST = 3_600_000
     LEAST = 20
+    MOST = 100_000
+    """Refused devices that are remembered; whoever has had as many pushes taken in an hour has the right settings."""
     _STEP = 10_000
 
     def __init__(self) -> None:
         self.alarmed = False
         self._taken: deque[tuple[int, int]] = deque()  # (start of ten seconds, pushes taken in them)
         self._total = 0
-        self._refused: OrderedDict[str, int] = OrderedDict()  # by device, when last, the oldest first
+        self._refused: OrderedDict[str, int] = OrderedDict()  # by device, when last in TRUST, the oldest first
+        self._lately: OrderedDict[str, int] = OrderedDict()  # the same in WINDOW
 
     def take(self, now: int) -> None:
         """A push was taken."""
@@ -201,22 +204,24 @@ class TokenGuard:
             count += self._taken.pop()[1]
         self._taken.append((start, count))
         self._total += 1
+        while self._taken[0][0] < now - self.TRUST:
+            self._total -= self._taken.popleft()[1]
 
     def refuse(self, device: str, now: int) -> Verdict:
         """A device was refused for what may be our own fault."""
-        self._refused[device] = now
-        self._refused.move_to_end(device)
-        self._forget(now)
-        taken = sum(count for start, count in self._taken if start >= now - self.WINDOW)
-        refused = sum(1 for _ in takewhile(lambda at: at >= now - self.WINDOW, reversed(self._refused.values())))
-        if refused > self.LEAST and refused > taken:
+        self._note(device, now)
+        while self._taken and self._taken[0][0] < now - self.TRUST:
+            self._total -= self._taken.popleft()[1]
+        latest = takewhile(lambda bucket: bucket[0] >= now - self.WINDOW, reversed(self._taken))
+        if len(self._lately) > max(self.LEAST, sum(count for _, count in latest)):
             self.alarmed = True
         if self.alarmed:
             return Verdict.ALARM
         return Verdict.BELIEVED if self._total >= len(self._refused) else Verdict.DOUBTED
 
-    def _forget(self, now: int) -> None:
-        while self._taken and self._taken[0][0] < now - self.TRUST:
-            self._total -= self._taken.popleft()[1]
-        while (oldest := next(iter(self._refused.values()))) < now - self.TRUST and oldest != now:
-            self._refused.popitem(last=False)
+    def _note(self, device: str, now: int) -> None:
+        for refused, since in ((self._refused, now - self.TRUST), (self._lately, now - self.WINDOW)):
+            refused[device] = now
+            refused.move_to_end(device)
+            while len(refused) > self.MOST or next(iter(refused.values())) < since:
+                refused.popitem(last=False)

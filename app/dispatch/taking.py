@@ -21,8 +21,8 @@ from app.store.rows import Delivery, Event
 
 log = structlog.get_logger()
 
-STATUS_CALLS = 200
-"""Calls of `user.onlinestatus` that are applied in one transaction."""
+STATUS_CALLS, STATUS_WEIGHT = 200, 2_000
+"""Calls of `user.onlinestatus` that are applied in one transaction, and their weight: about their elements."""
 HELD_LANE = Lane.NOW
 """That of every row that waits for a user, whatever its pushes will be."""
 
@@ -76,9 +76,9 @@ class _Unapplied(Exception):
 def _after_statuses(db: Database, now: int, rules: Rules, claim: Callable[[Transaction], list[T]]) -> Take[T]:
     try:
         with db.write() as connection:
-            waiting = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
+            waiting, more = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS, STATUS_WEIGHT)
             released, bad = _apply_all(connection, waiting, rules.policy, now)
-            if len(waiting) == STATUS_CALLS:
+            if more:
                 return Take([], True, released, bad)
             return Take(claim(connection), False, released, bad)
     except _Unapplied:
@@ -98,7 +98,7 @@ def _apply_all(connection: Transaction, calls: Sequence[Event], policy: plan.Pol
 def _one_by_one(db: Database, rules: Rules, now: int) -> Take[T]:
     """Apply each status call by itself: whatever one raises costs that one alone, which is set aside."""
     with db.read() as connection:
-        calls = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS)
+        calls, _ = inbox.waiting(connection, STATUS_LANE, STATUS_CALLS, STATUS_WEIGHT)
     released = bad = 0
     for call in calls:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from secrets import token_bytes
 from typing import Any
@@ -58,16 +58,15 @@ def _row(arrival: Arrival) -> dict[str, Any]:
     }
 
 
-def waiting(connection: Connection, lane: str, limit: int) -> list[Event]:
-    """The oldest calls of a lane in the order of arrival, unclaimed; for work that is done within one transaction."""
-    query = (
-        select(events.c.id, events.c.kind, events.c.body, events.c.received_at, events.c.attempts)
-        .where(events.c.state == NEW, events.c.lane == lane)
-        .order_by(events.c.id)
-        .limit(limit)
-        .with_for_update()
-    )
-    return [Event(*row) for row in connection.execute(query)]
+def waiting(connection: Connection, lane: str, limit: int, most_weight: int) -> tuple[list[Event], bool]:
+    """The oldest calls of a lane in the order of arrival, unclaimed, and whether there are more.
+
+    At most `limit`, or `most_weight` after the first; for work that is done within one transaction.
+    """
+    query = select(events.c.id, _COST).where(events.c.state == NEW, events.c.lane == lane)
+    found = connection.execute(query.order_by(events.c.id).limit(limit + 1).with_for_update()).all()
+    ids = _within(found[:limit], most_weight)
+    return _load(connection, ids) if ids else [], len(ids) < len(found)
 
 
 def has_work(connection: Connection, lanes: Sequence[str], now: int) -> bool:
@@ -90,18 +89,27 @@ def claim(
 
     The oldest; where there are more, every channel has its turn. start: the channel that is first then, at random.
     """
-    ids: list[int] = []
-    total = 0
-    for event_id, weight in _next(connection, lane, limit, now, start):
-        total += int(weight)
-        if ids and total > most_weight:
-            break
-        ids.append(event_id)
+    ids = _within(_next(connection, lane, limit, now, start), most_weight)
     if not ids:
         return []
     mine = and_(events.c.id.in_(ids), _free(now))
     connection.execute(update(events).where(mine).values(owner=owner, lease_until=now + lease))
     return _load(connection, ids)
+
+
+_COST = events.c.weight + func.length(events.c.body) / 64
+
+
+def _within(found: Iterable[Sequence[Any]], most_weight: int) -> list[int]:
+    """The ids of the first of these (id, cost) that cost no more together, and of one at the least."""
+    ids: list[int] = []
+    total = 0
+    for event_id, cost in found:
+        total += int(cost)
+        if ids and total > most_weight:
+            break
+        ids.append(event_id)
+    return ids
 
 
 def _free(now: int) -> ColumnElement[bool]:
@@ -112,7 +120,7 @@ def _free(now: int) -> ColumnElement[bool]:
 def _next(connection: Connection, lane: str, limit: int, now: int, start: int) -> list[tuple[int, int]]:
     """(id, cost) of the calls to claim, what is most due first."""
     in_lane = (events.c.state == NEW, events.c.lane == lane)
-    columns = select(events.c.id, events.c.weight + func.length(events.c.body) / 64)
+    columns = select(events.c.id, _COST)
     oldest = columns.where(*in_lane, _free(now)).order_by(events.c.id).limit(limit).with_for_update(skip_locked=True)
     rows = [(event_id, weight) for event_id, weight in connection.execute(oldest)]
     if len(rows) < limit:

@@ -216,7 +216,7 @@ def settled(outcome: Outcome) -> Callable[[Database], None]:
 
     def work(database: Database) -> None:
         with database.write() as connection:
-            for event in inbox.waiting(connection, "now", 10):
+            for event in inbox.waiting(connection, "now", 10, 10)[0]:
                 push = msgspec.json.decode(event.body, type=Pushed)
                 made = row(0, outcome, reason="said so")
                 row_of_push = msgspec.structs.replace(made, message_id=push.message_id, uid=push.uid)

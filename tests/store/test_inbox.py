@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import Connection
 
 from app.store import deliveries, inbox
+from app.store.rows import Event
 from app.store.schema import FAILED
 from app.store.schema import events as table
 from tests.store.kit import ME, NOW, OTHER, arrival, bodies, claim, planned, put, rows, waiting
@@ -43,22 +44,37 @@ def test_the_kind_is_part_of_what_a_repeat_is(db: Connection) -> None:
     assert inbox.put(db, [arrival(b"a"), arrival(b"a", kind="test")]) == 2
 
 
+def all_waiting(db: Connection) -> list[Event]:
+    found, more = inbox.waiting(db, "status", 10, 10_000)
+    assert not more
+    return found
+
+
 def test_statuses_are_kept_each_time(db: Connection) -> None:
     same = arrival(b"[]", lane="status", once=False)
     assert inbox.put(db, [same, same]) == 2
     assert inbox.put(db, [same]) == 1
-    assert bodies(inbox.waiting(db, "status", 10)) == [b"[]"] * 3
+    assert bodies(all_waiting(db)) == [b"[]"] * 3
 
 
 def test_waiting_calls_come_in_their_order_and_stay(db: Connection) -> None:
     put(db, b"3", b"1", b"2", lane="status", once=False)
     put(db, b"other")
-    assert bodies(inbox.waiting(db, "status", 2)) == [b"3", b"1"]
-    found = inbox.waiting(db, "status", 10)
+    few, more = inbox.waiting(db, "status", 2, 1_000)
+    assert (bodies(few), more) == ([b"3", b"1"], True)
+    found = all_waiting(db)
     assert bodies(found) == [b"3", b"1", b"2"]
     inbox.remove(db, [event.id for event in found])
-    assert inbox.waiting(db, "status", 10) == []
+    assert all_waiting(db) == []
     assert bodies(claim(db)) == [b"other"]
+
+
+def test_waiting_calls_are_bounded_by_weight_and_one_at_the_least(db: Connection) -> None:
+    put(db, b"a", b"b", b"c", lane="status", weight=600)
+    few, more = inbox.waiting(db, "status", 10, 1_200)
+    assert (bodies(few), more) == ([b"a", b"b"], True)
+    few, more = inbox.waiting(db, "status", 10, 1)
+    assert (bodies(few), more) == ([b"a"], True)
 
 
 def test_calls_are_claimed_once_in_their_order(db: Connection) -> None:

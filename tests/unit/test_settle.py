@@ -191,6 +191,15 @@ def test_many_devices_refused_within_a_minute_raise_an_alarm_until_a_push_is_tak
     assert guard.refuse("device-1", NOW + 10 * TokenGuard.WINDOW) is Verdict.BELIEVED
 
 
+def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TokenGuard, "MOST", 10)
+    guard = taking(TokenGuard(), 11)
+    assert {guard.refuse(f"device-{n}", NOW + n) for n in range(20)} == {Verdict.BELIEVED}
+    for hour in range(1, 100):
+        guard.take(NOW + hour * TokenGuard.TRUST)
+    assert len(guard._taken) <= 2
+
+
 def test_one_device_refused_again_and_again_raises_none() -> None:
     guard = TokenGuard()
     assert {guard.refuse("device", NOW + n) for n in range(100)} == {Verdict.DOUBTED}

@@ -31,7 +31,7 @@ def phones(api: Api) -> Api:
 def pushed(api: Api) -> intake.TestPush:
     """The test push that lies in the inbox."""
     with api.database.read() as connection:
-        (event,) = inbox.waiting(connection, "now", 10)
+        ((event,), _) = inbox.waiting(connection, "now", 10, 10)
     assert event.kind == intake.TEST
     return msgspec.json.decode(event.body, type=intake.TestPush)
 
