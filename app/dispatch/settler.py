@@ -64,9 +64,10 @@ class Settler:
         """Note that an event is worked on; False where another one for the same recipients is under way."""
         message_id = progress.parsed.message.message_id
         others = self._active.get(message_id, ())
-        uids = progress.parsed.recipients.uids
-        if others and any(set(uids).intersection(other.parsed.recipients.uids) for other in others):
-            return False
+        if others:
+            uids = set(progress.parsed.recipients.uids)
+            if any(uids.intersection(other.parsed.recipients.uids) for other in others):
+                return False
         self._active.setdefault(message_id, []).append(progress)
         return True
 

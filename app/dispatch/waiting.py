@@ -29,6 +29,8 @@ MOST = 1_000
 """Rows taken up at once."""
 PARSED = 512
 """Events kept parsed for pushes that are taken up again."""
+LOADED = 32
+"""Events read at once: each may have some hundred kilobytes."""
 PATIENCE = 2_500
 """Milliseconds that a row whose hold is over waits for an answer; the question has a time-out of two seconds."""
 SILENCE = 5_000
@@ -123,29 +125,38 @@ class Waiting:
     async def _with_events(self, rows: Sequence[Delivery]) -> list[tuple[Delivery, Parsed]]:
         """Each row with its message; rows whose event is gone get their last word."""
         wanted = {row.event_id for row in rows if row.event_id is not None}
-        missing = [event_id for event_id in wanted if event_id not in self._parsed]
-        if missing:
-
-            def read() -> dict[int, Event]:
-                with self._shared.db.read() as connection:
-                    return inbox.load(connection, missing)
-
-            for event_id, event in (await self._shared.read(read)).items():
-                try:
-                    self._parsed[event_id] = replace(parse(event), recipients=_NO_RECIPIENTS)
-                except Exception as error:
-                    # It was read once before, so only another version of this program can bring this about.
-                    log.error("event unreadable", action="parse", event_id=event_id, error=type(error).__name__)
+        # By itself: while events are read, the other loop may push any of them out of what is kept.
+        found = {event_id: self._parsed[event_id] for event_id in wanted if event_id in self._parsed}
+        missing = [event_id for event_id in wanted if event_id not in found]
+        for start in range(0, len(missing), LOADED):
+            found |= await self._load(missing[start : start + LOADED])
         pairs = []
         for row in rows:
-            found = self._parsed.get(row.event_id or 0)
-            if found is None:
+            parsed = found.get(row.event_id or 0)
+            if parsed is None:
                 self._settler.add(steps.ended(row, Outcome.DEAD, "content gone or unreadable", now_ms()), 0)
             else:
-                pairs.append((row, found))
+                pairs.append((row, parsed))
+        return pairs
+
+    async def _load(self, event_ids: Sequence[int]) -> dict[int, Parsed]:
+        """These events as far as they can be read, which are kept for the next time too."""
+
+        def read() -> dict[int, Event]:
+            with self._shared.db.read() as connection:
+                return inbox.load(connection, event_ids)
+
+        loaded: dict[int, Parsed] = {}
+        for event_id, event in (await self._shared.read(read)).items():
+            try:
+                loaded[event_id] = replace(parse(event), recipients=_NO_RECIPIENTS)
+            except Exception as error:
+                # It was read once before, so only another version of this program can bring this about.
+                log.error("event unreadable", action="parse", event_id=event_id, error=type(error).__name__)
+        self._parsed |= loaded
         while len(self._parsed) > PARSED:
             self._parsed.popitem(last=False)
-        return pairs
+        return loaded
 
     async def run_held(self) -> None:
         shared = self._shared
