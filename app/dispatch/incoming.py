@@ -61,7 +61,7 @@ class Incoming:
     async def _plan(self, claimed: Sequence[Event]) -> None:
         started = [progress for event in claimed if (progress := await self._start(event)) is not None]
         for batch in _slices(started):
-            while any(sender.worth_waiting(self._sends, now_ms()) for sender in self._shared.senders.values()):
+            while self._must_wait():
                 self._shared.room.clear()
                 await self._wait_for_room()
             try:
@@ -73,6 +73,12 @@ class Incoming:
         for progress in started:
             progress.planned = True
             self._settler.finish(progress)
+
+    def _must_wait(self) -> bool:
+        """Whether what is planned now could not be sent yet, or written down: it would only take memory."""
+        if self._settler.is_behind and self._lane != NOW_LANE:
+            return True
+        return any(sender.worth_waiting(self._sends, now_ms()) for sender in self._shared.senders.values())
 
     async def _wait_for_room(self) -> None:
         with suppress(TimeoutError):

@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 GATHER, ENOUGH = 0.02, 500
 """Seconds that rows gather before they are written, unless there are enough of them."""
+BEHIND = 5_000
+"""Rows that wait to be written from which on no more are planned but for what is urgent."""
 REASONS = 30
 """Reasons counted for one outcome of a provider; a vendor may make up any number."""
 
@@ -37,10 +39,16 @@ class Settler:
         self.reasons: dict[str, dict[str, dict[str, int]]] = {}
         self._shared = shared
         self._batch = Batch()
+        self._writing = Batch()
         self._some = asyncio.Event()
         self._active: dict[int, list[Progress]] = {}
         self._reported: dict[tuple[str, str], float] = {}
         self._ending = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more waits to be written than is worth planning on."""
+        return len(self._batch) + len(self._writing) > BEHIND
 
     def end(self) -> None:
         """Have `run` write what there is and return."""
@@ -132,6 +140,8 @@ class Settler:
         batch, self._batch = self._batch, Batch()
         if not batch:
             return
+        self._writing = batch
+        waits = any(row.due_at is not None for row in (*batch.new, *batch.changed))
         try:
             if batch.drops:
                 await shared.read(lambda: settling.once_more(shared.db, batch, now_ms()))
@@ -139,12 +149,15 @@ class Settler:
         except Unavailable:
             self._batch = batch + self._batch
             raise
+        finally:
+            self._writing = Batch()
+        shared.room.set()
         for progress in batch.ended:
             self._forget(progress)
         if lost:
             log.warning("somebody else holds what was settled here", action="settle", owner=shared.owner, rows=lost)
         self._report()
-        if any(row.due_at is not None for row in (*batch.new, *batch.changed)):
+        if waits:
             shared.wake["due"].set()
             shared.wake["held"].set()
 

@@ -70,3 +70,22 @@ def test_what_is_urgent_goes_between_the_pieces_of_a_large_batch(bridge: Bridge,
     found = asyncio.run(seen_between(bridge, shared, new))
     assert found[Outcome.SENT] == SETTLED_TOGETHER
     assert counts(bridge) == {Outcome.SENT: ROWS}
+
+
+def test_it_is_behind_until_what_it_was_given_is_written(
+    bridge: Bridge, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.dispatch.settler.BEHIND", ROWS - 1)
+    settler = Settler(shared)
+
+    async def scenario() -> list[bool]:
+        for row in rows(ROWS, Outcome.SENT):
+            settler.add(row, 0)
+        seen = [settler.is_behind]
+        flush = asyncio.create_task(settler.flush())
+        await asyncio.sleep(0)
+        seen.append(settler.is_behind)
+        await flush
+        return [*seen, settler.is_behind]
+
+    assert asyncio.run(scenario()) == [True, True, False]
