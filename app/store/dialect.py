@@ -16,6 +16,8 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.sql.dml import Insert
 
+from app.clock import now_ms
+
 Transaction = Connection
 """What the functions of this package work in: an open connection of `Database.read` or `Database.write`."""
 DatabaseError = SQLAlchemyError
@@ -104,6 +106,7 @@ class Database:
 
     reads_at_once: a read waits for nobody, neither a network nor a writer, so that it costs less than another thread.
     observe: told of each write transaction how many seconds it took, or None where the database failed it.
+    failed_at: when the last write of this process failed because the database could not be used; None since one worked.
     """
 
     def __init__(self, engine: Engine, lock: WriteLock | None) -> None:
@@ -112,6 +115,7 @@ class Database:
         self._reads = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lock = lock
         self.observe: Callable[[float | None], None] = lambda _: None
+        self.failed_at: int | None = None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -120,9 +124,12 @@ class Database:
         try:
             with self._lock() if self._lock else nullcontext(), self.engine.begin() as connection:
                 yield connection
-        except DatabaseError:
+        except DatabaseError as error:
+            if isinstance(error, Unavailable):
+                self.failed_at = now_ms()
             self.observe(None)
             raise
+        self.failed_at = None
         self.observe(time.perf_counter() - started)
 
     @contextmanager

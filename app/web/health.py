@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from flask import Blueprint, Response, jsonify
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
@@ -16,6 +16,7 @@ from app.bounds import Bounds, Fault
 from app.store import deliveries, health
 from app.store import presence as presence_store
 from app.store.dialect import Database, DatabaseError
+from app.store.rows import Health
 from app.web import told
 
 
@@ -29,18 +30,15 @@ def blueprint(database: Database, now: Callable[[], int], bounds: Bounds | None 
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int]:
-        parts = {"storage": "ok", "dispatcher": "ok"}
         providers: dict[str, str] = {}
         try:
             with database.read() as connection:
                 beats = health.beats(connection)
-            if not figures.any_alive(beats, now()):
-                parts["dispatcher"] = "not running"
-            providers = _said_of(figures.providers(beats, now()))
         except DatabaseError:
             parts = {"storage": "unreachable", "dispatcher": "unknown"}
         else:
-            parts["storage"] = "; ".join(fault.title for fault in _passed(bounds)) or "ok"
+            parts = _parts(beats, database.failed_at, _passed(bounds), now())
+            providers = _said_of(figures.providers(beats, now()))
         ready = all(state == "ok" for state in parts.values())
         # A provider that is paused is no fault of this service, which goes on to take calls and to keep them.
         said = {"status": "ready" if ready else "not ready", "parts": parts, "providers": providers}
@@ -55,6 +53,19 @@ def blueprint(database: Database, now: Callable[[], int], bounds: Bounds | None 
         return Response(metrics.exposition(registry), content_type=CONTENT_TYPE_LATEST)
 
     return routes
+
+
+def _parts(beats: Sequence[Health], failed_at: int | None, passed: Sequence[Fault], now: int) -> dict[str, str]:
+    """How storage and dispatcher are. `failed_at`: when this process's last write failed; None where it did not."""
+    # A beat is a write of another process: this one may have nothing to write when the database is well again.
+    writable = failed_at is None or any(beat.beat_at > failed_at for beat in beats)
+    faults = [*([] if writable else ["not writable"]), *(fault.title for fault in passed)]
+    # Where nobody can write, no dispatcher can say that it is alive.
+    silent = "not running" if writable else "unknown"
+    return {
+        "storage": "; ".join(faults) or "ok",
+        "dispatcher": "ok" if figures.any_alive(beats, now) else silent,
+    }
 
 
 def _said_of(providers: Mapping[str, figures.ProviderState]) -> dict[str, str]:

@@ -196,6 +196,8 @@ def test_a_database_that_another_program_holds(start: Callable[..., Service], st
         with ThreadPoolExecutor(2) as threads:
             assert set(threads.map(lambda _: poster.post(), range(2))) == {503}
         assert service.request("GET", "/healthz")[0] == 200
+        # Asked of one worker or the other: one at least has had a write refused.
+        until(lambda: b'"storage":"not writable"' in service.request("GET", "/readyz")[1], "the storage is named")
         holder.stdin.close()
     assert holder.returncode == 0
     assert poster.post() == 200

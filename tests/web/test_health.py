@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from app.admin.figures import ALIVE_WITHIN
+from app.clock import now_ms
 from app.model import Connection, Outcome
-from app.store import deliveries, health, presence, relay
+from app.store import deliveries, dialect, health, presence, relay
+from app.store.opening import open_database
 from app.store.rows import Delivery, Health
 from tests.web.bridge import NOW, Bridge
 
@@ -75,6 +79,39 @@ def test_not_ready_without_storage(bridge: Bridge, store_folder: Path) -> None:
     with unreachable(bridge, store_folder):
         assert ready(bridge) == (503, {"storage": "unreachable", "dispatcher": "unknown"})
     assert ready(bridge)[0] == 200
+
+
+def test_not_ready_while_nothing_can_be_written(
+    bridged: Callable[..., Bridge], store_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialect, "BUSY", 10)
+    bridge = bridged()
+    bridge.now = now_ms()
+    beat(bridge, at=bridge.now)
+    with closing(sqlite3.connect(store_folder / "pushbridge.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert ready(bridge)[0] == 200, "nobody has tried"
+        assert bridge.post("user.onlinestatus", b"[]").status_code == 503
+        assert ready(bridge) == (503, {"storage": "not writable", "dispatcher": "ok"})
+        bridge.now += ALIVE_WITHIN + 1
+        assert ready(bridge) == (503, {"storage": "not writable", "dispatcher": "unknown"})
+    assert ready(bridge) == (503, {"storage": "not writable", "dispatcher": "unknown"}), "nobody has tried again"
+    assert bridge.post("user.onlinestatus", b"[]").status_code == 200
+    assert ready(bridge) == (503, {"storage": "ok", "dispatcher": "not running"})
+
+
+def test_ready_again_when_a_dispatcher_has_written(
+    bridged: Callable[..., Bridge], store_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialect, "BUSY", 10)
+    bridge = bridged()
+    with closing(sqlite3.connect(store_folder / "pushbridge.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert bridge.post("user.onlinestatus", b"[]").status_code == 503
+    bridge.now = now_ms() + 1
+    with closing(open_database(store_folder)) as another, another.write() as connection:
+        health.beat(connection, Health("me", bridge.now, "{}"))
+    assert ready(bridge) == (200, {"storage": "ok", "dispatcher": "ok"})
 
 
 def test_the_figures_of_the_store(bridge: Bridge) -> None:
