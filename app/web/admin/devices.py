@@ -116,7 +116,8 @@ ROUTES = (
         path="/devices/import",
         name="import_devices",
         view=register_all,
-        summary="Register many devices: one JSON object a line. A bad line spoils no other.",
+        summary="Register many devices: one JSON object a line. A bad line spoils no other. Webhooks go first, so have "
+        "a few thousand lines in one request.",
         body=DeviceLine,
         takes=Takes.LINES,
         answers={200: ("How many were registered, and what was wrong with the other lines.", Imported)},

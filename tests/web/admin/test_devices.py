@@ -12,7 +12,7 @@ from app.admin import importing
 from app.store import devices
 from app.store.rows import Drop, Touch
 from app.web import admin
-from tests.web.admin.kit import START, Api, ok, refused
+from tests.web.admin.kit import PROVIDERS, START, Api, ok, refused
 
 CHUNKED = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
 """A body whose length is not announced, as gunicorn gives it."""
@@ -294,6 +294,16 @@ def test_import(api: Api) -> None:
     assert [error["message"].split(":")[0] for error in result["errors"]] == ["body", "uid", "extra", "body"]
     assert result["more_errors"] == 0
     assert all(len(api.devices(f"u{number}")) == 1 for number in (0, 5, len(good) - 1))
+
+
+def test_an_import_lets_others_write_for_as_long_as_it_did(api: Api) -> None:
+    took: list[float | None] = []
+    pauses: list[float] = []
+    api.database.observe = took.append
+    some = [line(number) for number in range(2 * importing.BATCH + 10)]
+    importing.register_lines(api.database, some, PROVIDERS, lambda: START, pauses.append)
+    assert (len(took), len(pauses)) == (3, 2)
+    assert all(write is not None and pause >= write for write, pause in zip(took, pauses, strict=False))
 
 
 def test_an_import_is_done_in_its_order(api: Api) -> None:
