@@ -244,7 +244,7 @@ class Dispatcher:
             before = now_ms() - self._retention
             with self._shared.db.write() as connection:
                 deliveries.end_orphans(connection, ["", *self._shared.providers], now_ms())
-                presence_store.forget_offline(connection, now_ms() - max(self._shared.rules.policy.ttl, OFFLINE_KNOWN))
+                presence_store.forget(connection, now_ms() - max(self._shared.rules.policy.ttl, OFFLINE_KNOWN))
                 inbox.forget_failed(connection, before)
                 health.forget(connection, before)
                 removed = max(

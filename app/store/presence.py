@@ -43,6 +43,6 @@ def online(db: Db) -> int:
     return int(db.execute(query).scalar_one())
 
 
-def forget_offline(db: Db, before: int) -> int:
-    """Remove records of kinds of device that have been offline since before then."""
-    return db.execute(delete(presence).where(presence.c.online.is_(False), presence.c.seen < before)).rowcount
+def forget(db: Db, before: int) -> int:
+    """Remove records of kinds of device that nothing has been said of since before then."""
+    return db.execute(delete(presence).where(presence.c.seen < before)).rowcount
