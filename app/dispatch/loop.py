@@ -26,7 +26,7 @@ from app.intake import LANES
 from app.model import Outcome
 from app.relay import Target
 from app.settle import Limits
-from app.store import deliveries, devices, health, inbox, leases
+from app.store import deliveries, devices, health, inbox, keys, leases
 from app.store import presence as presence_store
 from app.store.dialect import Database, Transaction
 from app.store.rows import Health
@@ -252,6 +252,7 @@ class Dispatcher:
                     devices.forget_removed(connection, now_ms() - self._quarantine, TIDY_ROWS),
                 )
                 inbox.sweep_all(connection)
+                keys.forget_unused(connection)
             return removed
 
         while await self._shared.write(write) == TIDY_ROWS:

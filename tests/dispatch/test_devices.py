@@ -9,7 +9,7 @@ import pytest
 from app import plan
 from app.clock import now_ms
 from app.model import SUCCESS_KEPT_EVERY, Device
-from app.store import deliveries, devices
+from app.store import deliveries, devices, keys
 from app.store.rows import Drop, Touch
 from providers.kit.base import Delivered, Rejected, TokenInvalid
 from providers.kit.base import Outcome as Answer
@@ -178,5 +178,8 @@ def test_what_was_long_enough_in_quarantine_is_forgotten(bridge: Bridge, monkeyp
         for number in range(6):
             removed = now if number == 5 else now - 8 * DAY
             devices.drop(connection, [Drop("bob", f"phone {number}", "good", f"token {number}", 2, "gone")], removed)
+        keys.remember(connection, ["u" * 300])
     asyncio.run(bridge.run(Stub("good"), quarantine=7 * DAY, until=lambda: len(owned(bridge)) == 2))
     assert owned(bridge).keys() == {"phone 5", "phone 6"}
+    with bridge.database.read() as connection:
+        assert keys.restore(connection, [keys.key("u" * 300)]) == {}
