@@ -219,6 +219,11 @@ def set_aside(connection: Connection, event_id: int) -> None:
     connection.execute(update(events).where(events.c.id == event_id).values(values))
 
 
+def all_set_aside(connection: Connection) -> list[int]:
+    """The ids of the calls that are set aside."""
+    return list(connection.execute(select(events.c.id).where(events.c.state == FAILED)).scalars())
+
+
 def retry(connection: Connection, event_id: int) -> None:
     """Have a call planned again that was set aside."""
     again = and_(events.c.id == event_id, events.c.state == FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -60,6 +61,30 @@ def test_nothing_of_a_user_is_left(api: Api, uid: str) -> None:
     assert (before, left) == ([b"of one", b"of both"], [b"of both"])
     assert api.devices(uid) == []
     assert ok(api.call("GET", "/users/{}/settings", uid))["name"] == ""
+
+
+def set_aside(api: Api, *bodies: bytes) -> None:
+    """Have calls that could not be planned, each with its dead letter."""
+    with api.database.write() as connection:
+        put(connection, *bodies)
+        for event in claim(connection):
+            inbox.set_aside(connection, event.id)
+            letter = delivery("", "", message_id=-event.id, outcome=Outcome.DEAD, event_id=event.id)
+            deliveries.insert_new(connection, [letter])
+
+
+@pytest.mark.parametrize("uid", ["u", "a/b", "😀", LONG], ids=lambda uid: ascii(uid[:8]))
+def test_what_could_not_be_planned_goes_where_it_names_nobody_else(api: Api, uid: str) -> None:
+    mine, *others = (
+        json.dumps({"message_id": 1, "to_uids": to}).encode() for to in ([uid], [uid, "other"], ["other"], [])
+    )
+    set_aside(api, mine, *others, b"[]", b"nonsense")
+    assert api.call("DELETE", "/users/{}", uid).status_code == 204
+    with api.database.read() as connection:
+        left = inbox.load(connection, inbox.all_set_aside(connection))
+        letters = deliveries.dead_letters(connection, 100)
+    assert [event.body for event in left.values()] == [*others, b"[]", b"nonsense"]
+    assert {row.event_id for row in letters} == left.keys()
 
 
 def test_a_user_who_is_not_known_is_forgotten_too(api: Api) -> None:
