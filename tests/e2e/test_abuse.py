@@ -6,11 +6,8 @@ import base64
 import gzip
 import http.client
 import json
-import os
 import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 import zlib
@@ -25,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.demo.standin import StandinProcess
-from tests.e2e.service import ROOT, Service, free_port, offline, until
+from tests.deploy.nginx import nginx
+from tests.e2e.service import Service, offline, until
 
 pytestmark = pytest.mark.xdist_group("abuse")  # one service for all tests
 
@@ -233,39 +231,6 @@ def test_bodies_of_any_bytes(guarded: Service, soak: bool) -> None:
     assert posted >= 50
 
 
-@contextmanager
-def nginx(service: Service, folder: Path) -> Iterator[int]:
-    """The shipped configuration before a service, with other ports and folders; its port."""
-    port = free_port()
-    text = (ROOT / "deploy" / "nginx.conf").read_text()
-    for ours, here in (
-        ("listen 8080 ", f"listen 127.0.0.1:{port} "),
-        ("server 127.0.0.1:8000;", f"server 127.0.0.1:{service.port};"),
-        ("pid /run/nginx.pid;", f"pid {folder}/nginx.pid; daemon off; {'user root;' if os.geteuid() == 0 else ''}"),
-        ("/var/log/nginx/", f"{folder}/"),
-        ("/var/lib/nginx/", f"{folder}/"),
-    ):
-        assert ours in text
-        text = text.replace(ours, here)
-    config = folder / "nginx.conf"
-    config.write_text(text)
-    program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-    assert program, "this needs nginx: apt-get install -y nginx-light, or: brew install nginx"
-    process = subprocess.Popen([program, "-p", str(folder), "-c", str(config)])
-    try:
-        until(lambda: _answers(port), "nginx answers")
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
-
-
 def _slow(port: int, number: int) -> socket.socket:
     """A connection from an address of its own that has begun a request and goes no further: header or body."""
     connection = socket.socket()
@@ -282,7 +247,7 @@ def test_thousands_of_slow_connections_before_nginx(start: Callable[..., Service
     if not soak:
         return
     service = start(webhook={"secret": SECRET}, server={"trusted_proxies": ["loopback"]})
-    with nginx(service, tmp_path) as port, ExitStack() as stack, unharmed(service), good_traffic(service, port):
+    with nginx(service.port, tmp_path) as port, ExitStack() as stack, unharmed(service), good_traffic(service, port):
         slow = [stack.enter_context(_slow(port, number)) for number in range(4_000)]
         for _ in range(6):  # seconds in which some go on, a byte at a time
             for connection in slow[:1_000]:
