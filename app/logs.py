@@ -16,8 +16,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-SECRET = re.compile(r"(/webhook/|[?&]token=)[^\s?&'\"]+|(://[^/@\s:]*:)[^\s@/]+(?=@)")
-"""Where a webhook's address holds its secret."""
+SECRET = re.compile(r"(/webhook/)[^\s?]+|([?&]token=)[^\s?&]+|(://[^/@\s:]*:)[^\s@/]+(?=@)")
+"""Where a webhook's address holds its secret: up to where nothing of it can follow, since quotes can be part of one."""
 
 ADDED: list[Processor] = [
     structlog.stdlib.add_log_level,
@@ -103,7 +103,7 @@ def _without_secrets(_logger: object, _name: str, event: EventDict) -> EventDict
 
 def without_secrets(text: str) -> str:
     """For what gunicorn says: it names the addresses of calls that it could not serve."""
-    return SECRET.sub(lambda found: f"{found[1] or found[2]}…", text)
+    return SECRET.sub(lambda found: f"{found[found.lastindex or 0]}…", text)
 
 
 def _died(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:

@@ -81,6 +81,8 @@ logging.getLogger("gunicorn.error").error("no service at /webhook/SECRET")
         ("POST /webhook/SECRET?event=x", "POST /webhook/…?event=x"),
         ("POST /webhook?token=SECRET&event=x failed", "POST /webhook?token=…&event=x failed"),
         ("POST /webhook?token=SECRET?event=x", "POST /webhook?token=…?event=x"),
+        ("POST /webhook/SECRET'S&\"SECRET/SECRET?event=x", "POST /webhook/…?event=x"),
+        ("GET /?token=SECRET'S\"SECRET&event=x", "GET /?token=…&event=x"),
         ("GET /?event=x&token=SECRET", "GET /?event=x&token=…"),
         ("http://user:hunter2@host/webhook", "http://user:…@host/webhook"),
         ("Listening at: http://127.0.0.1:8000 (7)", "Listening at: http://127.0.0.1:8000 (7)"),
