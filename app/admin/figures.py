@@ -54,8 +54,9 @@ class ProviderState(Struct, frozen=True):
 
 
 class Stats(Struct, frozen=True, kw_only=True):
-    """queue: accepted calls by lane. pending: pushes to be taken up again, by outcome. devices: by provider.
+    """queue: accepted calls by lane, and under `failed` those set aside that could not be worked on.
 
+    pending: pushes to be taken up again, by outcome. devices: by provider.
     providers: as the dispatchers that are alive say, the worst where they differ.
     relay: events to be passed on, by target; none where nothing waits.
     """

@@ -59,6 +59,15 @@ Reason = Annotated[
 ]
 
 
+Source = Annotated[
+    str,
+    Meta(
+        description="What brought it: msg.offline, rescue (its msg.offline never came), test (a test push); status or "
+        "another event's name where that call could not be worked on."
+    ),
+]
+
+
 class Record(Struct, frozen=True, kw_only=True):
     """The outcome of one message for one device; `device_id` is empty where it concerns the user as a whole."""
 
@@ -69,7 +78,7 @@ class Record(Struct, frozen=True, kw_only=True):
     outcome: OutcomeWord
     reason: Reason
     provider_id: str
-    source: str
+    source: Source
     at: str
     latency_ms: int
     attempts: int
@@ -98,7 +107,7 @@ class Letter(Struct, frozen=True, kw_only=True):
     device_id: str
     provider: str
     reason: str
-    source: str
+    source: Source
     first_at: str
     at: str
     attempts: int
