@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol, get_args
 
@@ -20,6 +20,7 @@ from app.clock import now_ms
 from app.intake import Intake
 from app.store import devices as device_store
 from app.store.dialect import Database, DatabaseError, reason
+from app.store.rows import Delivery
 from app.store.writer import NotStored
 
 
@@ -205,21 +206,26 @@ def trace_command(tools: Tools, /, as_json: bool, **given: Any) -> None:
         _json(tracing.Trace(records=[tracing.record(row) for row in rows], next=following))
         return
     head = ("AT", "MESSAGE", "UID", "DEVICE", "PROVIDER", "OUTCOME", "REASON", "TRIES", "MS")
-    lines = [
-        (
-            times.local(row.at),
-            str(row.message_id),
-            row.uid,
-            row.device_id or "-",
-            row.provider or "-",
-            row.outcome.value,
-            row.reason,
-            str(row.attempts),
-            str(row.latency_ms),
-        )
-        for row in rows
-    ]
-    click.echo(table.draw(head, lines) if lines else "no records")
+    click.echo(_drawn(head, rows) if rows else "no records")
+
+
+_COLUMNS: Mapping[str, Callable[[Delivery], str]] = {
+    "ID": lambda row: str(row.id),
+    "AT": lambda row: times.local(row.at),
+    "MESSAGE": lambda row: str(row.message_id),
+    "UID": lambda row: row.uid,
+    "DEVICE": lambda row: row.device_id or "-",
+    "PROVIDER": lambda row: row.provider or "-",
+    "OUTCOME": lambda row: row.outcome.value,
+    "REASON": lambda row: row.reason,
+    "TRIES": lambda row: str(row.attempts),
+    "MS": lambda row: str(row.latency_ms),
+}
+
+
+def _drawn(head: Sequence[str], rows: Sequence[Delivery]) -> str:
+    """`head`: which of _COLUMNS, in which order."""
+    return table.draw(head, [[_COLUMNS[name](row) for name in head] for row in rows])
 
 
 @click.group("dead-letters")
@@ -241,20 +247,7 @@ def list_letters(tools: Tools, /, as_json: bool, **given: Any) -> None:
         _json(tracing.Letters(dead_letters=[tracing.letter(row) for row in rows], next=following))
         return
     head = ("ID", "AT", "MESSAGE", "UID", "DEVICE", "PROVIDER", "REASON", "TRIES")
-    lines = [
-        (
-            str(row.id),
-            times.local(row.at),
-            str(row.message_id),
-            row.uid,
-            row.device_id or "-",
-            row.provider or "-",
-            row.reason,
-            str(row.attempts),
-        )
-        for row in rows
-    ]
-    click.echo(table.draw(head, lines) if lines else "no dead letters")
+    click.echo(_drawn(head, rows) if rows else "no dead letters")
 
 
 @dead_letters_group.command("retry")

@@ -115,8 +115,8 @@ def providers(beats: Iterable[Health], now: int) -> dict[str, ProviderState]:
             state = ProviderState(
                 str(each.get("state", "ok")),
                 str(each.get("reason") or ""),
-                _ms(each.get("paused_since")),
-                _ms(each.get("next_probe_at")),
+                _whole(each.get("paused_since")),
+                _whole(each.get("next_probe_at")),
             )
             if name not in worst or _BADNESS.get(state.state, 0) > _BADNESS.get(worst[name].state, 0):
                 worst[name] = state
@@ -126,7 +126,7 @@ def providers(beats: Iterable[Health], now: int) -> dict[str, ProviderState]:
 _BADNESS = {"probing": 1, "paused": 2}
 
 
-def _ms(value: object) -> int | None:
+def _whole(value: object) -> int | None:
     return value if type(value) is int else None
 
 
