@@ -33,7 +33,7 @@ from app.web.admin import (
     trace,
     users,
 )
-from app.web.admin.routes import Answer, Context, Route, Takes
+from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
 from app.web.errors import ApiError
 
 MAX_BODY = 64 << 10
@@ -98,6 +98,8 @@ def _served(route: Route, context: Context, token: bytes) -> Callable[..., Respo
             return _response(route.view(context, **arguments))
         except Refused as refused:
             raise ApiError(400, "bad_request", str(refused)) from None
+        except NotThere:
+            raise ApiError(404, "not_found", route.refuses[404]) from None
 
     return view
 

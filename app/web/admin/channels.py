@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from app.admin.people import ChannelBody, ChannelShown
 from app.store import people
-from app.web.admin.routes import Answer, Context, Route
-from app.web.errors import ApiError
+from app.web.admin.routes import Answer, Context, NotThere, Route
 
 _UNKNOWN = "The channel has no name."
 _PATH = "/channels/{channel_type}/{channel_id}"
@@ -22,14 +21,14 @@ def get(context: Context, channel_type: int, channel_id: str) -> Answer:
     with context.database.read() as connection:
         name = people.channel_names(connection, [key]).get(key)
     if name is None:
-        raise ApiError(404, "not_found", _UNKNOWN)
+        raise NotThere
     return Answer(200, ChannelShown(channel_type, channel_id, name))
 
 
 def delete(context: Context, channel_type: int, channel_id: str) -> Answer:
     with context.database.write() as connection:
         if not people.remove_channel(connection, channel_type, channel_id):
-            raise ApiError(404, "not_found", _UNKNOWN)
+            raise NotThere
     return Answer(204)
 
 

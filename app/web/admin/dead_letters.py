@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from app.admin import tracing
 from app.admin.tracing import Letters, LettersQuery, Retried
-from app.web.admin.routes import Answer, Context, Route
-from app.web.errors import ApiError
+from app.web.admin.routes import Answer, Context, NotThere, Route
 
 _UNKNOWN = "There is no dead letter of that id."
 
@@ -17,14 +16,14 @@ def get(context: Context, query: LettersQuery) -> Answer:
 
 def retry(context: Context, id: int) -> Answer:
     if not tracing.retry(context.database, id, context.now()):
-        raise ApiError(404, "not_found", _UNKNOWN)
+        raise NotThere
     context.poke()
     return Answer(200, Retried(id))
 
 
 def delete(context: Context, id: int) -> Answer:
     if not tracing.forget(context.database, id):
-        raise ApiError(404, "not_found", _UNKNOWN)
+        raise NotThere
     return Answer(204)
 
 

@@ -20,8 +20,7 @@ from app.admin.devices import (
 )
 from app.admin.importing import Imported, Line
 from app.store import devices
-from app.web.admin.routes import Answer, Context, Route, Takes
-from app.web.errors import ApiError
+from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
 
 _UNKNOWN = "The user has no device of that id."
 
@@ -44,13 +43,13 @@ def get(context: Context, uid: str, device_id: str) -> Answer:
     for device in found:
         if device.device_id == device_id:
             return Answer(200, shown(device))
-    raise ApiError(404, "not_found", _UNKNOWN)
+    raise NotThere
 
 
 def delete(context: Context, uid: str, device_id: str) -> Answer:
     with context.database.write() as connection:
         if not devices.remove(connection, uid, device_id):
-            raise ApiError(404, "not_found", _UNKNOWN)
+            raise NotThere
     return Answer(204)
 
 

@@ -31,6 +31,10 @@ class Context(NamedTuple):
     ttl: int
 
 
+class NotThere(Exception):
+    """What the path names is not there: 404, in the words that the route has for it in `refuses`."""
+
+
 class Answer(NamedTuple):
     """value: what the body says; None where there is none."""
 

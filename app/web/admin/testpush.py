@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.admin import testpush
 from app.admin.testpush import TestBody, TestReport
 from app.store.writer import NotStored
-from app.web.admin.routes import Answer, Context, Route, Takes
+from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
 from app.web.errors import ApiError
 
 AT_ONCE = 2
@@ -26,7 +26,7 @@ def post(context: Context, uid: str, body: TestBody) -> Answer:
     finally:
         context.waiting.release()
     if report is None:
-        raise ApiError(404, "not_found", _NO_DEVICE)
+        raise NotThere
     return Answer(200, report)
 
 
