@@ -95,7 +95,7 @@ def _step(before: Connection | None, status: Status, online: bool, now: int) -> 
     else:
         if opened == status.connection:
             opened = None  # an older one may have outlived it, and its close will be no late one
-        if closed != status.connection:
+        if status.connection is None or closed != status.connection:
             overtaken = before is not None and _closed_lately(before, now) and _is_before(status.connection, closed)
             closed, closed_at = closed if overtaken else status.connection, now
         elif closed is not None and before is not None and not _closed_lately(before, now):

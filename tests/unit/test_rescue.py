@@ -187,14 +187,16 @@ def test_a_late_repeat_of_an_older_close_does_not_say_so_either() -> None:
     st.integers(0, 20_000),
     st.integers(0, 500),
     st.integers(0, 2_100),
+    st.booleans(),
 )
-@example([1, 1_000], 1_000, 0, 2_100)
-@example([1, 1_200], 1_000, 0, 2_101)
+@example([1, 1_000], 1_000, 0, 2_100, True)
+@example([1, 1_200], 1_000, 0, 2_101, True)
+@example([1, 5_000], 1_000, 0, 0, False)
 def test_whoever_was_offline_is_pushed_and_nobody_who_was_there(
-    changes: list[int], wrote: int, notify_late: int, close_late: int
+    changes: list[int], wrote: int, notify_late: int, close_late: int, six_fields: bool
 ) -> None:
     """A session opens and closes at `changes` in turn; a message is written at `wrote`, and looked at 5 s later."""
-    known: Connections = {0: closed(-HOUR)}
+    known: Connections = {0: closed(-HOUR) if six_fields else Connection(False, -HOUR, -HOUR)}
     came_at = wrote + notify_late
     now = came_at + 5_000
     session = 0
@@ -204,7 +206,8 @@ def test_whoever_was_offline_is_pushed_and_nobody_who_was_there(
         said_at = at if index % 2 == 0 else at + close_late
         if said_at <= now:
             opens = index % 2 == 0
-            known = presence.apply(known, Status("u", 0, opens, session, int(opens), int(opens)), said_at)
+            counts = (session, int(opens), int(opens)) if six_fields else ()
+            known = presence.apply(known, Status("u", 0, opens, *counts), said_at)
     reason = left_out(known, None, policy=POLICY, came_at=came_at, now=now)
     there_when_written = sum(at <= wrote for at in times) % 2 == 1
     came_back = any(wrote < at <= now for at in times[::2])
