@@ -254,8 +254,12 @@ def forget_failed(connection: Connection, before: int) -> int:
     return connection.execute(delete(events).where(old)).rowcount
 
 
+SET_ASIDE = "failed"
+"""In place of a lane: calls that could not be planned."""
+
+
 def depth(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
-    """By lane: how many calls wait to be planned, and when the first came; `failed` are those set aside."""
+    """By lane: how many calls wait to be planned, and when the first came; SET_ASIDE are no lane's any more."""
     # Counted in the index: a million calls would have to be read to compare when they came.
     query = (
         select(events.c.state, events.c.lane, func.count(), func.min(events.c.id))
@@ -268,7 +272,7 @@ def depth(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
     result: dict[str, tuple[int, int | None]] = {}
     for state, lane, count, first in counted:
         oldest = came.get(first)
-        name = "failed" if state == FAILED else lane
+        name = SET_ASIDE if state == FAILED else lane
         before, since = result.get(name, (0, oldest))
         result[name] = (before + count, min(filter(None, (since, oldest)), default=None))
     return result

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from app import metrics
 from app.admin import figures
 from app.bounds import Bounds, Fault
-from app.store import deliveries, health
+from app.store import deliveries, health, inbox
 from app.store import presence as presence_store
 from app.store.dialect import Database, DatabaseError
 from app.store.rows import Health
@@ -118,11 +118,14 @@ class _Stored(Collector):
             # The counters are worth having then more than ever; /readyz says what is wrong.
             return
         now = self._now()
+        # They wait for somebody's word, for days if need be: as a lane they would look like a queue that stands still.
+        failed, _ = queue.pop(inbox.SET_ASIDE, (0, None))
         depth = GaugeMetricFamily("pushbridge_queue_depth", "Webhook calls to be planned.", labels=["lane"])
         age = GaugeMetricFamily("pushbridge_queue_age_seconds", "Age of the oldest of them.", labels=["lane"])
         for lane, (count, oldest) in queue.items():
             depth.add_metric([lane], count)
             age.add_metric([lane], (now - oldest) / 1000 if oldest else 0)
+        aside = GaugeMetricFamily("pushbridge_queue_failed", "Webhook calls that could not be planned.", value=failed)
         waiting = GaugeMetricFamily("pushbridge_pending", "Pushes that will be taken up again.", labels=["outcome"])
         for outcome, (count, _) in pending.items():
             waiting.add_metric([outcome], count)
@@ -131,7 +134,7 @@ class _Stored(Collector):
         )
         for name in figures.providers(beats, now):
             by_provider.add_metric([name], waiting_for.get(name, 0))
-        yield from (depth, age, waiting, by_provider, *_relay(relayed, now), *told.families(beats, now))
+        yield from (depth, age, aside, waiting, by_provider, *_relay(relayed, now), *told.families(beats, now))
         yield GaugeMetricFamily("pushbridge_online_users", "Users with a connection said to be open.", value=online)
 
 

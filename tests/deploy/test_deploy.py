@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.intake import BULK_LANE, NOTIFY_LANE
 from tests.deploy.names import DASHBOARD, OPERATIONS, ROOT, RULES, explained, used
 
 UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
@@ -49,6 +50,12 @@ def test_each_alert_is_tried_both_ways_and_has_a_chapter() -> None:
     for name in names:
         assert {fires for alert, fires in cases if alert == name} == {True, False}, name
     assert names == [chapter for chapter in chapters if chapter.startswith("Pushbridge")]
+
+
+def test_what_is_old_by_design_pages_nobody() -> None:
+    (rule,) = (rule for rule in rules() if rule["alert"] == "PushbridgeQueueOld")
+    (lanes,) = re.findall(r'lane!~"([^"]*)"', rule["expr"])
+    assert set(lanes.split("|")) == {BULK_LANE, NOTIFY_LANE}
 
 
 def test_what_is_used_is_explained() -> None:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from app.admin.figures import ALIVE_WITHIN
 from app.clock import now_ms
 from app.model import Connection, Outcome
-from app.store import deliveries, dialect, health, presence, relay
+from app.store import deliveries, dialect, health, inbox, presence, relay
 from app.store.opening import open_database
 from app.store.rows import Delivery, Health
 from tests.web.bridge import NOW, Bridge
@@ -170,6 +170,17 @@ def test_an_empty_lane_is_told_as_empty(bridge: Bridge) -> None:
         assert found[f"pushbridge_queue_depth {lane}"] == depth
         assert (f"pushbridge_queue_age_seconds {lane}" in found) is True
     assert found["pushbridge_queue_age_seconds bulk"] == 0
+
+
+def test_calls_that_were_set_aside_are_no_queue_that_stands_still(bridge: Bridge) -> None:
+    assert figures(bridge)["pushbridge_queue_failed"] == 0
+    bridge.post("msg.offline", b'{"message_id":1,"to_uids":["u"]}')
+    with bridge.database.write() as connection:
+        inbox.set_aside(connection, 1)
+    found = figures(bridge)
+    assert found["pushbridge_queue_failed"] == 1
+    assert {name: value for name, value in found.items() if name.startswith("pushbridge_queue_depth") and value} == {}
+    assert "pushbridge_queue_age_seconds failed" not in found
 
 
 def test_a_provider_that_is_paused_is_told(bridge: Bridge) -> None:
