@@ -15,8 +15,9 @@ from werkzeug.exceptions import HTTPException
 
 from app import metrics
 from app.config import Networks
-from app.events import KINDS, BadEvent
+from app.events import BadEvent
 from app.intake import Intake
+from app.relay import label
 from app.store.writer import NotStored
 from app.web.errors import ApiError
 
@@ -43,7 +44,7 @@ def blueprint(intake: Intake, origin: Origin, max_body: int) -> Blueprint:
         started = time.perf_counter()
         query = _query()
         event = query.get("event", "")
-        label = event if event in KINDS else "other"
+        named = label(event)
         status = 500
         try:
             _authorise(origin, secret, query.get("token", ""))
@@ -56,8 +57,8 @@ def blueprint(intake: Intake, origin: Origin, max_body: int) -> Blueprint:
             status = error.code or status
             raise
         finally:
-            metrics.WEBHOOKS.labels(label, str(status)).inc()
-            metrics.WEBHOOK_SECONDS.labels(label).observe(time.perf_counter() - started)
+            metrics.WEBHOOKS.labels(named, str(status)).inc()
+            metrics.WEBHOOK_SECONDS.labels(named).observe(time.perf_counter() - started)
         # v2 closes the connection after an answer that has a body.
         return Response(status=200, headers={"Content-Length": "0"}, content_type=None)
 
@@ -141,7 +142,7 @@ def _accept(intake: Intake, event: str, max_body: int) -> None:
     if len(body) > max_body:
         raise ApiError(413, "too_large", f"body: too large; allowed: webhook.max_body, {max_body} bytes")
     try:
-        metrics.ELEMENTS.labels(event).inc(intake.accept(event, body))
+        metrics.ELEMENTS.labels(label(event)).inc(intake.accept(event, body))
     except BadEvent as error:
         raise ApiError(400, "bad_request", str(error)) from None
     except NotStored as error:

@@ -46,6 +46,15 @@ def test_unknown_events_are_passed_on_whatever_they_hold(relaying: Bridge) -> No
     assert relaying.depth() == {}
 
 
+def test_made_up_names_make_no_series(relaying: Bridge) -> None:
+    for event in ("made.up.1", "made.up.2"):
+        assert relaying.post(event, b"x").status_code == 200
+    found = relaying.client.get("/metrics").text
+    assert "made.up" not in found
+    for name in ("webhooks_total", "elements_total", "webhook_seconds_count"):
+        assert f'pushbridge_{name}{{event="other"' in found
+
+
 @pytest.mark.parametrize("event", ["x" * 129, "a%0Ab", "%ff", "%7f"])
 def test_events_without_a_usable_name_are_dropped(relaying: Bridge, event: str) -> None:
     assert relaying.post(event, b"x").status_code == 200
