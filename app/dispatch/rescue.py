@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from msgspec import Struct
@@ -13,13 +14,12 @@ from app import events, metrics, rescue
 from app.clock import now_ms
 from app.dispatch import settling, taking
 from app.dispatch.ask import Ask
-from app.dispatch.settling import EVENT_TRIES
 from app.dispatch.shared import LEASE, Shared
 from app.intake import LANES, NOTIFY_LANE, NOW_LANE, RESCUE
 from app.model import Connections, Device, Message
 from app.store import deliveries, devices, inbox, keys
 from app.store import presence as presence_store
-from app.store.dialect import Database, DatabaseError
+from app.store.dialect import Database
 from app.store.inbox import Arrival
 from app.store.rows import Event
 
@@ -70,33 +70,15 @@ class Rescue:
             if taken.went_offline:
                 shared.wake["held"].set()
             if taken.claimed:
-                await self._work(taken.claimed)
+                await taking.each(taken.claimed, self._rescue, self._give_back, _tell)
             elif not taken.more:
                 await asyncio.sleep(LOOK_EVERY)
 
-    async def _work(self, claimed: Sequence[Event]) -> None:
-        """Whatever one call raises costs itself only: it is tried again alone, and in the end set aside."""
-        try:
-            await self._rescue(claimed)
-        except DatabaseError:
-            raise
-        except Exception as error:
-            if len(claimed) > 1:
-                for event in claimed:
-                    await self._work([event])
-                return
-            event = claimed[0]
-            said = str(error) if isinstance(error, events.BadEvent) else type(error).__name__
-            log.error("call not read", action="rescue", event_id=event.id, attempt=event.attempts + 1, error=said)
-            await self._give_back(event)
-
     async def _give_back(self, event: Event) -> None:
-        attempts = event.attempts + 1
-
         def write() -> None:
             with self._shared.db.write() as connection:
-                again = now_ms() + 1000 * attempts
-                inbox.give_back(connection, event.id, self._shared.owner, again, attempts, attempts >= EVENT_TRIES)
+                letter = taking.unread(event.id, events.NOTIFY, event.received_at, now_ms())
+                settling.give_back(connection, letter, event.attempts + 1, self._shared.owner, now_ms())
 
         await self._shared.write(write)
 
@@ -112,16 +94,17 @@ class Rescue:
         rescued: list[tuple[int, Arrival]] = []
         wrong: dict[str, frozenset[int]] = {}
         for candidate, uid in missed:
-            came_at = candidate.event.received_at
-            connections, online = known.presence.get(uid, {}), answer.get(uid)
-            reason = rescue.left_out(connections, online, policy=policy, came_at=came_at, now=now)
-            if reason:
-                counts[reason] += 1
-                continue
-            body, channel = events.naming(candidate.message, uid), candidate.message.channel_key
-            rescued.append((candidate.event.id, Arrival(RESCUE, body, came_at, NOW_LANE, 1, True, channel)))
-            if online is not None and any(c.online for c in connections.values()):
-                wrong[uid] = online
+            with _alone(candidate.event, candidate.message, counts):
+                came_at = candidate.event.received_at
+                connections, online = known.presence.get(uid, {}), answer.get(uid)
+                reason = rescue.left_out(connections, online, policy=policy, came_at=came_at, now=now)
+                if reason:
+                    counts[reason] += 1
+                    continue
+                body, channel = events.naming(candidate.message, uid), candidate.message.channel_key
+                rescued.append((candidate.event.id, Arrival(RESCUE, body, came_at, NOW_LANE, 1, True, channel)))
+                if online is not None and any(c.online for c in connections.values()):
+                    wrong[uid] = online
         if wrong:
             # Else the plan would hold the push of a user who is known to be gone.
             await shared.write(lambda: settling.believe(shared.db, wrong, asked_at, now))
@@ -140,13 +123,14 @@ class Rescue:
             bad += passed_over
             now = now_ms()
             for message in messages:
-                kind = events.content(message.payload).type
-                reason = rescue.passed_over(message, kind, self._shared.rules.policy, now)
-                readings = () if reason else rescue.readings(message)
-                if readings:
-                    found.setdefault(message.message_id, Candidate(event, message, readings))
-                else:
-                    counts[reason or "sender"] += 1
+                with _alone(event, message, counts):
+                    kind = events.content(message.payload).type
+                    reason = rescue.passed_over(message, kind, self._shared.rules.policy, now)
+                    readings = () if reason else rescue.readings(message)
+                    if readings:
+                        found.setdefault(message.message_id, Candidate(event, message, readings))
+                    else:
+                        counts[reason or "sender"] += 1
             await asyncio.sleep(0)  # a hundred messages are read in two milliseconds, and pushes are under way
         return list(found.values()), seen, bad
 
@@ -159,6 +143,26 @@ class Rescue:
             log.warning("WuKongIM did not say who is online", action="rescue", users=len(uids))
             self._silent_until = now_ms() + SILENCE
         return answer or {}
+
+
+@contextmanager
+def _alone(event: Event, message: Message, counts: Counter[str]) -> Iterator[None]:
+    """Whatever one message raises costs that one alone: its call holds up to a hundred others."""
+    try:
+        yield
+    except Exception as error:
+        counts["fault"] += 1
+        ids = {"event_id": event.id, "message_id": message.message_id}
+        log.error("message passed over", action="rescue", **ids, error=_said(error))
+
+
+def _tell(calls: Sequence[Event], error: Exception) -> None:
+    log.error("calls not read", action="rescue", event_ids=[call.id for call in calls], error=_said(error))
+
+
+def _said(error: Exception) -> str:
+    """What may be logged: only our own errors are known to hold no content."""
+    return str(error) if isinstance(error, events.BadEvent) else type(error).__name__
 
 
 def _count(seen: int, bad: int, rescued: int, left_out: Counter[str]) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from app import plan, presence
 from app.dispatch.steps import Rules
 from app.dispatch.taking import offline, unread
-from app.dispatch.work import Batch, Parsed, Progress
+from app.dispatch.work import Batch, Parsed
 from app.model import Device, Outcome
 from app.store import deliveries, devices, inbox
 from app.store import presence as presence_store
@@ -19,7 +19,7 @@ from app.store.rows import Delivery, Drop
 SETTLED_TOGETHER = 100
 """Rows that are written in one transaction: a webhook or a message that is urgent waits no longer than one takes."""
 EVENT_TRIES = 5
-"""Times that planning one event may fail before it is set aside."""
+"""Times that work on one event may fail before it is set aside."""
 
 
 def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
@@ -35,7 +35,9 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
         for progress in batch.given_back:
-            give_back(connection, progress, owner, now())
+            parsed, message_id = progress.parsed, progress.parsed.message.message_id
+            letter = unread(parsed.event_id, parsed.source, parsed.received_at, now(), message_id)
+            give_back(connection, letter, progress.attempts + 1, owner, now())
         inbox.sweep(connection, batch.loose)
     return lost
 
@@ -71,13 +73,11 @@ def _again(rows: Sequence[Delivery], renewed: Mapping[_Identity, int], now: int)
     ]
 
 
-def give_back(connection: Transaction, progress: Progress, owner: str, now: int) -> None:
-    """Have an event planned again later, or set it aside as a dead letter where that failed too often."""
-    parsed, attempts = progress.parsed, progress.attempts + 1
+def give_back(connection: Transaction, letter: Delivery, attempts: int, owner: str, now: int) -> None:
+    """Have a call worked on again later, or set it aside with its dead letter where that has failed too often."""
     failed = attempts >= EVENT_TRIES
-    inbox.give_back(connection, parsed.event_id, owner, now + 1000 * attempts, attempts, failed)
+    inbox.give_back(connection, letter.event_id or 0, owner, now + 1000 * attempts, attempts, failed)
     if failed:
-        letter = unread(parsed.event_id, parsed.source, parsed.received_at, now, parsed.message.message_id)
         deliveries.insert_new(connection, [letter])
 
 

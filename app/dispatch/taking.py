@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import structlog
@@ -67,6 +67,29 @@ def take_held(db: Database, limit: int, owner: str, lease: int, now: int, rules:
 def any_channel() -> int:
     """Where the turns begin when more waits than is claimed."""
     return random.randrange(-(2**63), 2**63)
+
+
+async def each(
+    claimed: Sequence[T],
+    work: Callable[[Sequence[T]], Awaitable[None]],
+    give_up: Callable[[T], Awaitable[None]],
+    tell: Callable[[Sequence[T], Exception], None],
+) -> None:
+    """Work on what was claimed together, or one by one where that fails: whatever one raises costs that one alone.
+
+    give_up: what becomes of that one. tell: logs what failed, the batch and then the one.
+    """
+    try:
+        await work(claimed)
+    except Unavailable:
+        raise
+    except Exception as error:
+        tell(claimed, error)
+        if len(claimed) == 1:
+            await give_up(claimed[0])
+            return
+        for one in claimed:
+            await each([one], work, give_up, tell)
 
 
 class _Unapplied(Exception):

@@ -20,7 +20,6 @@ from app.dispatch.work import FAULT, Known, Parsed, parse
 from app.events import STATUS
 from app.model import Connections, Lane, Outcome, Recipients
 from app.store import deliveries, inbox
-from app.store.dialect import Unavailable
 from app.store.rows import Delivery, Event
 
 log = structlog.get_logger()
@@ -79,19 +78,13 @@ class Waiting:
         return True
 
     async def _each(self, rows: Sequence[Delivery], work: Callable[[Sequence[Delivery]], Awaitable[None]]) -> None:
-        """Work on claimed rows together, or one by one where that fails: whatever one raises costs that one alone."""
-        try:
-            await work(rows)
-        except Unavailable:
-            raise
-        except Exception:
-            log.exception("waiting pushes failed", action="wait", ids=[row.id for row in rows])
-            if len(rows) > 1:
-                for row in rows:
-                    await self._each([row], work)
-            else:
-                letter = steps.ended(rows[0], Outcome.DEAD, FAULT, now_ms(), rows[0].event_id)
-                self._settler.add(letter, rows[0].event_id or 0)
+        async def give_up(row: Delivery) -> None:
+            self._settler.add(steps.ended(row, Outcome.DEAD, FAULT, now_ms(), row.event_id), row.event_id or 0)
+
+        def tell(failed: Sequence[Delivery], error: Exception) -> None:
+            log.error("waiting pushes failed", action="wait", ids=[row.id for row in failed], exc_info=error)
+
+        await taking.each(rows, work, give_up, tell)
 
     async def _send_again(self, rows: Sequence[Delivery]) -> None:
         pairs = await self._with_events(rows)

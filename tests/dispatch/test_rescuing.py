@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from app import events
+from app import rescue as rescuing
 from app.clock import now_ms
-from app.dispatch import rescue
+from app.dispatch import rescue, settling
+from app.dispatch.work import FAULT
 from app.intake import LANES, NOTIFY_LANE, NOW_LANE
 from app.model import Connection
 from app.plan import Policy
 from app.store import deliveries, inbox, presence
+from app.store.dialect import DatabaseError
 from app.store.inbox import Arrival
 from tests.dispatch.conftest import PAYLOAD, Bridge, Stub
 
@@ -41,7 +45,18 @@ def counted(name: str, **labels: str) -> float:
 class Counts:
     """What was counted since it was made."""
 
-    REASONS = ("named", "no_device", "online", "was_online", "unknown", "ambiguous", "channel", "system", "sender")
+    REASONS = (
+        "named",
+        "no_device",
+        "online",
+        "was_online",
+        "unknown",
+        "ambiguous",
+        "channel",
+        "system",
+        "sender",
+        "fault",
+    )
 
     def __init__(self) -> None:
         self._before = self._now()
@@ -310,28 +325,61 @@ def test_a_call_and_what_was_found_in_it_change_places_at_once(bridge: Bridge) -
     assert bridge.depth() == {"notify": 1}
 
 
+@pytest.mark.parametrize("fault", [RuntimeError, DatabaseError])
 def test_a_call_that_cannot_be_read_costs_itself_only(
-    bridge: Bridge, counts: Counts, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, counts: Counts, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
 ) -> None:
     notify = events.notify
 
     def stricter(body: bytes) -> Any:
         if b"poison" in body:
-            raise RuntimeError("poison")
+            raise fault("hunter2")
         return notify(body)
 
     monkeypatch.setattr(events, "notify", stricter)
-    monkeypatch.setattr(rescue, "EVENT_TRIES", 2)
+    monkeypatch.setattr(settling, "EVENT_TRIES", 2)
     bridge.register("bob", "phone")
     bridge.statuses("bob-0-0-1-0-0")
     bridge.notify({})
     bridge.notify({"client_msg_no": "poison"})
     bridge.notify({})
-    phone = run(bridge, until=lambda: bridge.depth() == {"failed": 1})
+    with capture_logs() as lines:
+        phone = run(bridge, until=lambda: bridge.depth() == {"failed": 1})
     assert phone.sent == ["phone-bob", "phone-bob"]
+    assert "hunter2" not in str(lines)
+    with bridge.database.read() as connection:
+        (letter,) = deliveries.dead_letters(connection, 9)
+    assert (letter.source, letter.reason) == ("msg.notify", FAULT)
     monkeypatch.setattr(events, "notify", notify)
     assert run(bridge).sent == ["phone-bob"]
+    assert bridge.outcomes() == {"bob": "sent"}, "the letter is gone"
     assert counts() == {"seen": 3, "rescued": 3}
+
+
+@pytest.mark.parametrize("step", ["passed_over", "left_out"])
+def test_a_message_that_meets_a_fault_costs_itself_only(
+    bridge: Bridge, counts: Counts, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    decide = getattr(rescuing, step)
+    decided = 0
+
+    def failing(*given: Any, **more: Any) -> Any:
+        nonlocal decided
+        decided += 1
+        if decided == 2:
+            raise RuntimeError("hunter2")
+        return decide(*given, **more)
+
+    monkeypatch.setattr(rescuing, step, failing)
+    bridge.register("bob", "phone")
+    bridge.statuses("bob-0-0-1-0-0")
+    ids = bridge.notify({}, {}, {})
+    with capture_logs() as lines:
+        phone = run(bridge)
+    assert phone.sent == ["phone-bob", "phone-bob"]
+    assert counts() == {"seen": 3, "rescued": 2, "fault": 1}
+    told = [(line["message_id"], line["error"]) for line in lines if line["event"] == "message passed over"]
+    assert told == [(ids[1], "RuntimeError")]
 
 
 def test_a_silent_server_holds_nobody_up(bridge: Bridge) -> None:
