@@ -238,7 +238,7 @@ async def _dispatch(
             http1=True,
             body_limit=Ask.ANSWER_LIMIT,
         )
-        ask = Ask(Client(transport).send, config.wukongim.api_token.text)
+        ask = Ask(Client(transport).send, config.wukongim.api_token.text, now_ms)
     targets = [
         (target, Client(Transport(endpoint=target.origin, timeout=target.timeout, max_connections=1, http1=True)).send)
         for target in configuration.relay_targets(config)

@@ -16,7 +16,7 @@ from app.dispatch.sender import SLICE
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import Progress, parse
-from app.events import STATUS, BadEvent
+from app.events import BadEvent
 from app.intake import BULK_LANE, NORMAL_LANE, NOW_LANE
 from app.model import Lane
 from app.store import deliveries, inbox
@@ -49,10 +49,7 @@ class Incoming:
                 ),
                 urgent=lane == NOW_LANE,
             )
-            if taken.bad:
-                metrics.BAD_ELEMENTS.labels(STATUS).inc(taken.bad)
-            if taken.went_offline:
-                self._shared.wake["held"].set()
+            taking.told(self._shared, taken)
             if taken.claimed:
                 await self._plan(taken.claimed)
             elif not taken.more:

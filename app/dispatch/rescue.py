@@ -32,8 +32,6 @@ LOOK_EVERY = 0.25
 BACKLOG_PATIENCE = 60_000
 """Milliseconds that a call waits at most for older `msg.offline` to be planned. One that comes later still changes
 nothing, since a push is known by its message, user and device."""
-SILENCE = 5_000
-"""Milliseconds for which a server that gave no answer is not asked again."""
 
 
 class Candidate(Struct, frozen=True):
@@ -58,17 +56,13 @@ class Rescue:
     def __init__(self, shared: Shared, ask: Ask | None) -> None:
         self._shared = shared
         self._ask = ask
-        self._silent_until = 0
 
     async def run(self) -> None:
         shared = self._shared
         while True:
             until = await shared.read(lambda: ready_until(shared.db, now_ms()))
             taken = await shared.write(lambda until=until: _take(shared, until))  # type: ignore[misc]
-            if taken.bad:
-                metrics.BAD_ELEMENTS.labels(events.STATUS).inc(taken.bad)
-            if taken.went_offline:
-                shared.wake["held"].set()
+            taking.told(shared, taken)
             if taken.claimed:
                 await taking.each(taken.claimed, self._rescue, self._give_back, _tell)
             elif not taken.more:
@@ -136,13 +130,9 @@ class Rescue:
 
     async def _who_is_online(self, uids: Sequence[str]) -> dict[str, frozenset[int]]:
         """What the server says of these users; nothing where it is not asked or does not answer."""
-        if not uids or self._ask is None or now_ms() < self._silent_until:
+        if not uids or self._ask is None:
             return {}
-        answer = await self._ask(uids)
-        if answer is None:
-            log.warning("WuKongIM did not say who is online", action="rescue", users=len(uids))
-            self._silent_until = now_ms() + SILENCE
-        return answer or {}
+        return await self._ask(uids) or {}
 
 
 @contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from msgspec import Struct
 
-from app import events, plan, presence
+from app import events, metrics, plan, presence
+from app.dispatch.shared import Shared
 from app.dispatch.steps import Rules
 from app.dispatch.work import FAULT
 from app.intake import STATUS_LANE
@@ -62,6 +63,14 @@ def take_held(db: Database, limit: int, owner: str, lease: int, now: int, rules:
     return _after_statuses(
         db, now, rules, lambda c: deliveries.claim_due(c, "", HELD_LANE, limit, owner, now, lease, any_channel())
     )
+
+
+def told(shared: Shared, taken: Take[Any]) -> None:
+    """Pass on what the statuses said that came with a claim."""
+    if taken.bad:
+        metrics.BAD_ELEMENTS.labels(events.STATUS).inc(taken.bad)
+    if taken.went_offline:
+        shared.wake["held"].set()
 
 
 def any_channel() -> int:

@@ -10,14 +10,13 @@ from itertools import product
 import structlog
 from msgspec.structs import replace
 
-from app import metrics, plan, presence
+from app import plan, presence
 from app.clock import now_ms
 from app.dispatch import settling, steps, taking
 from app.dispatch.ask import Ask
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import FAULT, Known, Parsed, parse
-from app.events import STATUS
 from app.model import Connections, Lane, Outcome, Recipients
 from app.store import deliveries, inbox
 from app.store.rows import Delivery, Event
@@ -32,8 +31,6 @@ LOADED = 32
 """Events read at once: each may have some hundred kilobytes."""
 PATIENCE = 2_500
 """Milliseconds that a row whose hold is over waits for an answer; the question has a time-out of two seconds."""
-SILENCE = 5_000
-"""Milliseconds for which a server that gave no answer is not asked again."""
 REMEMBERED = 600_000
 """Milliseconds for which it is remembered who was asked about."""
 _NO_RECIPIENTS = Recipients(())
@@ -50,7 +47,6 @@ class Waiting:
         self._asking: set[asyncio.Task[None]] = set()
         self._questions: dict[str, int] = {}
         self._answered: dict[str, int] = {}
-        self._silent_until = 0
 
     async def run_due(self) -> None:
         while True:
@@ -157,8 +153,7 @@ class Waiting:
             taken = await shared.write(
                 lambda: taking.take_held(shared.db, MOST, shared.owner, LEASE, now_ms(), shared.rules)
             )
-            if taken.bad:
-                metrics.BAD_ELEMENTS.labels(STATUS).inc(taken.bad)
+            taking.told(shared, taken)
             if taken.claimed:
                 await self._each(taken.claimed, self._decide_held)
             elif not taken.more:
@@ -189,7 +184,7 @@ class Waiting:
     def _must_ask(self, row: Delivery, known: Mapping[str, Connections], now: int) -> bool:
         """Whether the server is to say about this user who looks online; each held row is asked about once."""
         first = self._first_look(row)
-        if self._ask is None or now < max(first, self._silent_until) or self._questions.get(row.uid, 0) >= first:
+        if self._ask is None or self._ask.silent or now < first or self._questions.get(row.uid, 0) >= first:
             return False
         policy = self._shared.rules.policy
         looks = presence.looks(known.get(row.uid, {}), policy.suppress, policy.ttl, now)
@@ -217,10 +212,7 @@ class Waiting:
         assert self._ask is not None
         answer = await self._ask(uids)
         now = now_ms()
-        if answer is None:
-            log.warning("WuKongIM did not say who is online", action="ask", users=len(uids))
-            self._silent_until = now + SILENCE
-        else:
+        if answer is not None:
             await self._shared.write(lambda: settling.believe(self._shared.db, answer, asked_at, now))
             self._answered.update(dict.fromkeys(answer, asked_at))
             self._shared.wake["held"].set()

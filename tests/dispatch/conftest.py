@@ -68,6 +68,18 @@ class Stub(Provider):
         return Response(200, {"token": token}, b"")
 
 
+async def _never(request: Request) -> Response:
+    raise AssertionError(request)
+
+
+class Asked(Ask):
+    """Asks a function in place of WuKongIM."""
+
+    def __init__(self, answer: Callable[[Sequence[str]], Awaitable[dict[str, frozenset[int]] | None]]) -> None:
+        super().__init__(_never, "", now_ms)
+        self._answer = answer  # type: ignore[method-assign]
+
+
 class Gated(Stub):
     """Answers when `gate` is open. Made within the event loop."""
 

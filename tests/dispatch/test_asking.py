@@ -9,21 +9,22 @@ from contextlib import asynccontextmanager, closing
 import pytest
 
 from app.plan import Policy
-from tests.dispatch.conftest import Bridge, Stub, Wait
+from tests.dispatch.conftest import Asked, Bridge, Stub, Wait
 from tests.dispatch.virtual import VirtualLoop
 
 HOLD = Policy(hold=60_000, ask_after=10)
 
 
-class Question:
+class Question(Asked):
     """Stands for WuKongIM: answers when it may, and says what it was asked. online: None = it gives no answer."""
 
     def __init__(self, online: dict[str, frozenset[int]] | None) -> None:
+        super().__init__(self._say)
         self.online = online
         self.asked: list[list[str]] = []
         self.may_answer = asyncio.Event()
 
-    async def __call__(self, uids: Sequence[str]) -> dict[str, frozenset[int]] | None:
+    async def _say(self, uids: Sequence[str]) -> dict[str, frozenset[int]] | None:
         self.asked.append(list(uids))
         await self.may_answer.wait()
         return None if self.online is None else {uid: self.online.get(uid, frozenset()) for uid in uids}

@@ -20,7 +20,7 @@ from app.plan import Policy
 from app.store import inbox
 from app.store.inbox import Arrival
 from app.store.schema import metadata
-from tests.dispatch.conftest import Bridge, Stub
+from tests.dispatch.conftest import Asked, Bridge, Stub
 from tests.dispatch.virtual import START, VirtualLoop
 from tests.dispatch.wukongim import User, Wukongim
 
@@ -160,7 +160,7 @@ class Orders(RuleBasedStateMachine):
     def bridge_starts(self) -> None:
         self.bridges.append((self.loop.now_ms(), "starts"))
         policy = Policy(hold=HOLD, ttl=TTL, ask_after=None if self.asking == "no" else ASK_AFTER)
-        ask = None if self.asking == "no" else self._ask
+        ask = None if self.asking == "no" else Asked(self._ask)
         self.task = self.loop.create_task(self.bridge.new(Stub("p"), policy=policy, ask=ask).run())
 
     @rule(seconds=st.sampled_from([0.5, 3.5, 15.0, 61.0]))

@@ -21,19 +21,20 @@ from app.plan import Policy
 from app.store import deliveries, inbox, presence
 from app.store.dialect import DatabaseError
 from app.store.inbox import Arrival
-from tests.dispatch.conftest import PAYLOAD, Bridge, Stub
+from tests.dispatch.conftest import PAYLOAD, Asked, Bridge, Stub
 
 OFFLINE: frozenset[int] = frozenset()
 
 
-class Server:
+class Server(Asked):
     """Stands for WuKongIM: says who is online, and keeps what it was asked. online: None = it gives no answer."""
 
     def __init__(self, **online: frozenset[int]) -> None:
+        super().__init__(self._say)
         self.online: dict[str, frozenset[int]] | None = online
         self.asked: list[list[str]] = []
 
-    async def __call__(self, uids: Sequence[str]) -> dict[str, frozenset[int]] | None:
+    async def _say(self, uids: Sequence[str]) -> dict[str, frozenset[int]] | None:
         self.asked.append(sorted(uids))
         return None if self.online is None else {uid: self.online.get(uid, OFFLINE) for uid in uids}
 
@@ -175,13 +176,17 @@ def test_a_server_without_an_answer_is_left_alone_and_presence_decides(bridge: B
 
     async def scenario() -> None:
         phone = Stub("phone")
-        async with bridge.running(phone, ask=server) as wait:
+        async with bridge.running(phone, ask=server, policy=Policy(hold=300, ask_after=10)) as wait:
             await wait(lambda: len(phone.sent) == 1 and not bridge.depth())
             bridge.notify({"message_id": 77})
             await wait(lambda: phone.sent == ["phone-bob"] * 2)
+            bridge.statuses("cid-0-1-2-1-1")
+            bridge.message("cid")
+            bridge.poke()
+            await wait(lambda: bridge.outcomes().get("cid") == "suppressed")
 
     asyncio.run(scenario())
-    assert server.asked == [["bob", "cid"]]
+    assert server.asked == [["bob", "cid"]], "no part asks again"
     assert counts() == {"seen": 3, "rescued": 2, "unknown": 1}
 
 
@@ -396,7 +401,7 @@ def test_a_silent_server_holds_nobody_up(bridge: Bridge) -> None:
             await may_answer.wait()
 
         phone = Stub("phone")
-        async with bridge.running(phone, ask=ask) as wait:
+        async with bridge.running(phone, ask=Asked(ask)) as wait:
             bridge.notify({})
             await wait(asked.is_set)
             bridge.message("cid")

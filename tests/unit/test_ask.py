@@ -10,8 +10,10 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
-from app.dispatch.ask import MOST, Ask
+from app.clock import now_ms
+from app.dispatch.ask import MOST, SILENCE, Ask
 from providers.kit.base import Response, Transport, Unreachable
 from providers.kit.http import Client
 from tests.providers.fake import FakeTransport
@@ -25,12 +27,12 @@ GOOD = Response(200, {}, json.dumps([RECORD]).encode())
 
 
 def ask(answer: Response | Unreachable, *uids: str) -> dict[str, frozenset[int]] | None:
-    return asyncio.run(Ask(FakeTransport([answer]), "")(uids or ["ann"]))
+    return asyncio.run(Ask(FakeTransport([answer]), "", now_ms)(uids or ["ann"]))
 
 
 def test_the_whole_question() -> None:
     fake = FakeTransport([GOOD])
-    assert asyncio.run(Ask(fake, "secret")(["ann", "bob", "ann"])) == {"ann": {1}, "bob": frozenset()}
+    assert asyncio.run(Ask(fake, "secret", now_ms)(["ann", "bob", "ann"])) == {"ann": {1}, "bob": frozenset()}
     (request,) = fake.requests
     assert (request.method, request.path) == ("POST", "/user/onlinestatus")
     assert request.headers == {"content-type": "application/json", "token": "secret"}
@@ -40,7 +42,7 @@ def test_the_whole_question() -> None:
 def test_many_are_asked_about_in_parts() -> None:
     uids = [f"u{number}" for number in range(MOST + 1)]
     fake = FakeTransport([GOOD, GOOD])
-    found = asyncio.run(Ask(fake, "")(uids))
+    found = asyncio.run(Ask(fake, "", now_ms)(uids))
     assert found is not None
     assert list(found) == uids
     assert [len(json.loads(request.body)) for request in fake.requests] == [MOST, 1]
@@ -88,6 +90,28 @@ def test_any_other_answer_is_none(case: str) -> None:
     assert ask(UNUSABLE[case]) is None
 
 
+def test_a_server_that_gave_no_answer_is_left_alone_for_a_while() -> None:
+    now = 1_000
+    fake = FakeTransport([Unreachable("timed out"), GOOD, GOOD])
+    ask = Ask(fake, "", lambda: now)
+
+    async def main() -> None:
+        nonlocal now
+        assert not ask.silent
+        assert await ask(["ann"]) is None
+        now += SILENCE - 1
+        assert ask.silent
+        assert await ask(["ann"]) is None
+        assert len(fake.requests) == 1
+        now += 1
+        for _ in range(2):
+            assert await ask(["ann"]) == {"ann": {1}}
+
+    with capture_logs() as lines:
+        asyncio.run(main())
+    assert [(line["event"], line["users"]) for line in lines] == [("WuKongIM did not say who is online", 1)]
+
+
 class Everybody(Listener):
     """WuKongIM where everybody is online on two devices."""
 
@@ -107,7 +131,7 @@ def test_as_many_as_are_asked_about_at_once_may_be_online_on_two_devices() -> No
         async with Everybody() as server:
             endpoint = f"http://127.0.0.1:{server.port}"
             client = Client(Transport(endpoint=endpoint, http1=True, body_limit=Ask.ANSWER_LIMIT))
-            assert await Ask(client.send, "")(uids) == {uid: frozenset({0, 1}) for uid in uids}
+            assert await Ask(client.send, "", now_ms)(uids) == {uid: frozenset({0, 1}) for uid in uids}
             await client.close()
 
     asyncio.run(main())
@@ -117,7 +141,7 @@ def test_as_many_as_are_asked_about_at_once_may_be_online_on_two_devices() -> No
 def test_a_wrong_setting_is_no_answer(endpoint: str, token: str) -> None:
     async def main() -> None:
         client = Client(Transport(endpoint=endpoint, http1=True))
-        assert await Ask(client.send, token)(["ann"]) is None
+        assert await Ask(client.send, token, now_ms)(["ann"]) is None
         await client.close()
 
     asyncio.run(main())
