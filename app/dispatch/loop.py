@@ -180,15 +180,15 @@ class Dispatcher:
             await asyncio.sleep(seconds)
 
     async def _renew(self) -> None:
-        def write() -> None:
+        def write() -> tuple[list[str], int]:
             until = now_ms() + LEASE
             with self._shared.db.write() as connection:
                 inbox.renew(connection, self._shared.owner, until)
                 deliveries.renew(connection, self._shared.owner, until)
-                self._relay.lease(connection, until)
+                targets = self._relay.lease(connection, until)
+            return targets, until
 
-        await self._shared.write(write)
-        self._relay.poked()  # it may have been without a lease
+        self._relay.hold(*await self._shared.write(write))
 
     async def _beat(self) -> None:
         text = msgspec.json.encode(self.health()).decode()

@@ -7,7 +7,7 @@ leaves at most one event a stream that may be sent twice, and the repeat comes r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from random import random
 from typing import Any, TypeVar
@@ -60,10 +60,15 @@ class Relay:
         for queue in self._queues:
             queue.wake()
 
-    def lease(self, connection: Transaction, until: int) -> None:
-        """Take the targets that nobody else works, and keep one's own."""
+    def lease(self, connection: Transaction, until: int) -> list[str]:
+        """Take the targets that nobody else works, and keep one's own: their names, for `hold` once it is durable."""
+        return [queue.target.name for queue in self._queues if queue.lease(connection, until)]
+
+    def hold(self, names: Collection[str], until: int) -> None:
+        """Work these targets until then."""
         for queue in self._queues:
-            queue.lease(connection, until)
+            if queue.target.name in names:
+                queue.hold(until)
 
     async def stop(self) -> None:
         await asyncio.gather(*(queue.stop() for queue in self._queues))
@@ -141,9 +146,12 @@ class Queue:
     def wake(self) -> None:
         self.shared.wake[self._part].set()
 
-    def lease(self, connection: Transaction, until: int) -> None:
-        if leases.take(connection, self._part, self.shared.owner, now_ms(), until):
-            self._held_until = until
+    def lease(self, connection: Transaction, until: int) -> bool:
+        return leases.take(connection, self._part, self.shared.owner, now_ms(), until)
+
+    def hold(self, until: int) -> None:
+        self._held_until = until
+        self.wake()
 
     def goes_on(self) -> bool:
         """Whether this dispatcher may send to the target."""

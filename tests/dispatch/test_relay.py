@@ -421,3 +421,33 @@ def test_made_up_kinds_are_sent_a_few_at_a_time(bridge: Bridge, monkeypatch: pyt
 
     asyncio.run(scenario())
     assert len(consumer.seen) == 7
+
+
+def test_a_lease_that_is_not_written_down_yet_is_none(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else two dispatchers could send at once."""
+    consumer, other = Consumer("a"), Consumer("b")
+    put(bridge.database, consumer.name, b"1")
+    take = leases.take
+    tries, away = 0, True
+
+    def failing(connection: Any, name: str, *more: Any) -> bool:
+        nonlocal tries
+        if other.name in name:
+            tries += 1
+            if away:
+                raise NotLocked("away")
+        return take(connection, name, *more)
+
+    monkeypatch.setattr(leases, "take", failing)
+
+    async def scenario() -> None:
+        nonlocal away
+        async with bridge.running(targets=[consumer.pair, other.pair]) as wait:
+            await wait(lambda: tries == 1)
+            bridge.poke()
+            await wait(lambda: tries == 3)
+            assert consumer.seen == []
+            away = False
+            await wait(lambda: left(bridge.database) == {})
+
+    asyncio.run(scenario())
