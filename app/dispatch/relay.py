@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 AT_ONCE = 64
 """Kinds of events that one target is sent at the same time, beside those that WuKongIM is known to post."""
+TRIES = 5
+"""Refusals after which such a kind makes room for others that wait: half a minute with the default delays."""
 READ, READ_BYTES = 50, 1 << 20
 """Events of a stream that are held in memory, and their bytes where there is more than one."""
 LONGEST_DELAY = 30_000
@@ -128,7 +130,10 @@ async def _read(shared: Shared, function: Callable[[Transaction], T]) -> T:
 
 
 class Queue:
-    """What waits for one target. A stream for each kind of event lives as long as there is something in it."""
+    """What waits for one target. A stream for each kind of event lives as long as there is something in it.
+
+    failing: the kinds that the target does not take, by their label: one line is logged for all made-up names.
+    """
 
     def __init__(self, shared: Shared, marks: Marks, target: Target, send: Send) -> None:
         self.target = target
@@ -142,6 +147,9 @@ class Queue:
         self._stopping = asyncio.Event()
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
+        self._last = ""
+        self._crowded = False
+        self.failing: dict[str, set[str]] = {}
 
     def wake(self) -> None:
         self.shared.wake[self._part].set()
@@ -179,13 +187,29 @@ class Queue:
         for stream in streams:
             stream.cancel()
 
+    def makes_room(self, kind: str) -> bool:
+        """Whether this kind must not keep its place: others wait for one, and somebody may have made them up."""
+        return self._crowded and kind not in KINDS
+
     async def _start_streams(self) -> None:
-        name = self.target.name
-        for kind in await _read(self.shared, lambda connection: relay_store.kinds(connection, name, AT_ONCE, KINDS)):
-            if kind not in self._streams and (kind in KINDS or len(self._streams) < AT_ONCE):
-                stream = asyncio.create_task(Stream(self, kind).run())
-                self._streams[kind] = stream
-                stream.add_done_callback(lambda ended, kind=kind: self._ended(kind, ended))  # type: ignore[misc]
+        name, running = self.target.name, frozenset(self._streams)
+        free = AT_ONCE - len(running - KINDS)
+
+        def look(connection: Transaction) -> tuple[list[str], list[str]]:
+            known = [kind for kind in KINDS - running if relay_store.waits(connection, name, kind)]
+            return known, relay_store.kinds(connection, name, free + 1, self._last, running | KINDS)
+
+        known, others = await _read(self.shared, look)
+        self._crowded = len(others) > free
+        self._last = others[:free][-1] if others[:free] else self._last
+        for kind in (*known, *others[:free]):
+            stream = asyncio.create_task(Stream(self, kind).run())
+            self._streams[kind] = stream
+            stream.add_done_callback(lambda ended, kind=kind: self._ended(kind, ended))  # type: ignore[misc]
+        if not self._crowded:
+            # Whatever waits is under way: of the rest nothing is left that could be taken.
+            for kinds in self.failing.values():
+                kinds.intersection_update(self._streams)
 
     def _ended(self, kind: str, stream: asyncio.Task[None]) -> None:
         del self._streams[kind]
@@ -201,6 +225,7 @@ class Stream:
         self._queue = queue
         self._kind = kind
         self._labels = queue.target.name, label(kind)
+        self._failing = queue.failing.setdefault(label(kind), set())
         self._failures = 0
 
     async def run(self) -> None:
@@ -211,6 +236,8 @@ class Stream:
                     break
                 await self._queue.marks.put(event.id)
                 metrics.RELAYED.labels(*self._labels).inc()
+            if self._queue.makes_room(self._kind):
+                return
 
     async def _read(self) -> list[Event]:
         def head(connection: Transaction) -> list[Event]:
@@ -219,20 +246,31 @@ class Stream:
         return await _read(self._queue.shared, head)
 
     async def _pass_on(self, event: Event) -> bool:
-        """Send until it is answered 200; False where it got too old for that, or this dispatcher may not go on."""
+        """Send until it is answered 200; False where it got too old for that, or must not go on."""
         while self._queue.goes_on() and event.received_at >= self._oldest():
             fault = await self._send(event)
             if not fault:
-                if self._failures:
-                    self._log.info("relay target takes events again", attempts=self._failures + 1)
-                self._failures = 0
+                self._taken()
                 return True
-            self._failures += 1
-            metrics.RELAY_FAILURES.labels(*self._labels).inc()
-            if self._failures == 1:
-                self._log.warning("relay target takes no events", reason=fault)
+            self._refused(fault)
             await self._queue.rest(backoff(self._failures, self._queue.limits, random()))
+            if self._failures >= TRIES and self._queue.makes_room(self._kind):
+                break
         return False
+
+    def _taken(self) -> None:
+        if self._kind in self._failing:
+            self._failing.remove(self._kind)
+            if not self._failing:
+                self._log.info("relay target takes events again", attempts=self._failures + 1)
+        self._failures = 0
+
+    def _refused(self, fault: str) -> None:
+        self._failures += 1
+        metrics.RELAY_FAILURES.labels(*self._labels).inc()
+        if not self._failing:
+            self._log.warning("relay target takes no events", reason=fault)
+        self._failing.add(self._kind)
 
     async def _send(self, event: Event) -> str:
         """What was wrong with the answer, "" for nothing."""

@@ -84,17 +84,26 @@ def _known(connection: Connection, copy: Copy, digests: Sequence[bytes]) -> set[
     return set() if (copy.target, copy.kind) in after or len(after) == NEAR else {digest}
 
 
-def kinds(connection: Connection, target: str, limit: int, always: Collection[str]) -> list[str]:
-    """The kinds of events that wait for a target: up to `limit`, and those among `always` in any case."""
+def kinds(connection: Connection, target: str, limit: int, after: str, besides: Collection[str]) -> list[str]:
+    """Up to `limit` kinds of events that wait for a target and are not among `besides`.
+
+    In the order of their names from `after` on, and then from the first one, so that each has its turn.
+    """
     # A look into the index for each, where DISTINCT would read all that waits.
-    found: list[str] = []
     waiting = select(relay.c.kind).where(relay.c.target == target, _WAITING).order_by(relay.c.kind, relay.c.id).limit(1)
-    while len(found) < limit:
-        kind = connection.execute(waiting.where(relay.c.kind > found[-1]) if found else waiting).scalar()
-        if kind is None:
-            return found
-        found.append(kind)
-    return [*found, *(kind for kind in always if kind not in found and head(connection, target, kind, 1, 0))]
+    found: list[str] = []
+    for part in (waiting.where(relay.c.kind > after), waiting.where(relay.c.kind <= after)):
+        query = part
+        while len(found) < limit and (kind := connection.execute(query).scalar()) is not None:
+            if kind not in besides:
+                found.append(kind)
+            query = part.where(relay.c.kind > kind)
+    return found
+
+
+def waits(connection: Connection, target: str, kind: str) -> bool:
+    """Whether an event of this kind waits for a target."""
+    return connection.execute(select(relay.c.id).where(_of(target, kind)).limit(1)).first() is not None
 
 
 def head(connection: Connection, target: str, kind: str, limit: int, most_bytes: int) -> list[Waiting]:

@@ -423,6 +423,34 @@ def test_made_up_kinds_are_sent_a_few_at_a_time(bridge: Bridge, monkeypatch: pyt
     assert len(consumer.seen) == 7
 
 
+def test_kinds_that_are_refused_hold_up_no_others(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: each keeps its place for a few attempts. And one line is logged for all of them."""
+    monkeypatch.setattr(part, "AT_ONCE", 2)
+    consumer = Consumer()
+    consumer.answer = lambda kind, _body: 404 if kind < "f" else 200
+    for kind in "abcdefgz":
+        put(bridge.database, consumer.name, b"1", b"2", kind=kind)
+    with capture_logs() as lines:
+        run(bridge, consumer, until=lambda: {kind for _, kind in left(bridge.database)} == set("abcde"))
+    for kind in "fgz":
+        assert consumer.bodies(kind) == [b"1", b"2"]
+    for kind in "abcde":
+        assert set(consumer.bodies(kind)) <= {b"1"}, "order is kept"
+    told = [(line["event"], line["kind"]) for line in lines if line["action"] == "relay"]
+    assert told == [("relay target takes no events", "other")]
+
+
+def test_a_busy_kind_makes_room_when_others_wait(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "AT_ONCE", 1)
+    monkeypatch.setattr(part, "READ", 2)
+    consumer = Consumer()
+    for kind in ("a", "b"):
+        put(bridge.database, consumer.name, *numbered(4), kind=kind)
+    run(bridge, consumer, until=lambda: left(bridge.database) == {})
+    assert [kind for kind, _ in consumer.seen] == ["a", "a", "b", "b"] * 2
+    assert consumer.bodies("a") == consumer.bodies("b") == numbered(4)
+
+
 def test_a_lease_that_is_not_written_down_yet_is_none(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else two dispatchers could send at once."""
     consumer, other = Consumer("a"), Consumer("b")

@@ -36,10 +36,18 @@ def test_order_is_kept_for_each_target_and_kind(db: Connection) -> None:
     assert waiting(db) == [b"2", b"1", b"3", b"0"]
     assert waiting(db, B) == [b"x", b"2"]
     assert waiting(db, A, "msg.notify") == [b"n"]
-    assert relay.kinds(db, A, 9, ()) == ["msg.notify", "msg.offline"]
-    assert relay.kinds(db, A, 1, ()) == ["msg.notify"]
-    assert relay.kinds(db, A, 1, ("msg.offline", "user.onlinestatus", "msg.notify")) == ["msg.notify", "msg.offline"]
-    assert relay.kinds(db, "other", 9, ("msg.offline",)) == []
+    assert relay.waits(db, A, "msg.notify")
+    assert not relay.waits(db, B, "msg.notify")
+
+
+def test_each_kind_has_its_turn(db: Connection) -> None:
+    relay.put(db, [copy(b"x", kind=kind) for kind in ("d", "b", "c", "a")] + [copy(b"y", B, "e")])
+    assert relay.kinds(db, A, 9, "", ()) == ["a", "b", "c", "d"]
+    assert relay.kinds(db, A, 2, "", ()) == ["a", "b"]
+    assert relay.kinds(db, A, 9, "b", ()) == ["c", "d", "a", "b"]
+    assert relay.kinds(db, A, 2, "c", ("a",)) == ["d", "b"]
+    assert relay.kinds(db, A, 9, "z", "abcd") == []
+    assert relay.kinds(db, "other", 9, "", ()) == []
 
 
 def test_what_was_passed_on_leaves_no_body(db: Connection) -> None:

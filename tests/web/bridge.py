@@ -87,7 +87,7 @@ class Bridge:
         with self.database.read() as connection:
             return {
                 kind: [event.body for event in relay.head(connection, target.name, kind, 1_000, 1 << 30)]
-                for kind in relay.kinds(connection, target.name, 1_000, ())
+                for kind in relay.kinds(connection, target.name, 1_000, "", ())
             }
 
     def presence(self, *uids: str) -> dict[str, Connections]:
