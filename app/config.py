@@ -115,6 +115,7 @@ class RelayTarget(_Section, frozen=True):
     events: tuple[str, ...] | None = None
     secret: Secret = Secret(b"")
     max_age: Period = Period(86400)
+    max_backlog: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 100_000
     timeout: Period = Period(10)
 
 
@@ -258,6 +259,7 @@ def _relay_target(found: RelayTarget, where: str) -> relay.Target:
             found.secret.raw,
             events,
             max_age=int(found.max_age * 1000),
+            max_backlog=found.max_backlog,
             timeout=found.timeout,
         )
     except ValueError as error:

@@ -28,6 +28,7 @@ class Target(Quiet, frozen=True, kw_only=True):
     origin: scheme, host and port. path: all that stands before the event's name in the address.
     events: the names of those that it wants; None = all.
     max_age: milliseconds after which an event is worth nothing to it.
+    max_backlog: events that may wait for it; above that the oldest are dropped.
     timeout: seconds for one request.
     """
 
@@ -39,6 +40,7 @@ class Target(Quiet, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     events: frozenset[str] | None
     max_age: int
+    max_backlog: int
     timeout: float
 
     def wants(self, event: str) -> bool:
@@ -60,7 +62,9 @@ def label(event: str) -> str:
     return event if event in KINDS else "other"
 
 
-def target(url: str, secret: bytes, events: frozenset[str] | None, max_age: int, timeout: float) -> Target:
+def target(
+    url: str, secret: bytes, events: frozenset[str] | None, *, max_age: int, max_backlog: int, timeout: float
+) -> Target:
     """Raises ValueError, which says what is allowed, where `url` is none that can be posted to."""
     found = _URL.fullmatch(url)
     if found is None or "#" in url:
@@ -84,5 +88,6 @@ def target(url: str, secret: bytes, events: frozenset[str] | None, max_age: int,
         headers=headers,
         events=events,
         max_age=max_age,
+        max_backlog=max_backlog,
         timeout=timeout,
     )

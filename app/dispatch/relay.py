@@ -7,6 +7,7 @@ leaves at most one event a stream that may be sent twice, and the repeat comes r
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from random import random
@@ -40,6 +41,11 @@ READ, READ_BYTES = 50, 1 << 20
 """Events of a stream that are held in memory, and their bytes where there is more than one."""
 LONGEST_DELAY = 30_000
 """Milliseconds between two attempts at the most: it is one request, and what waits behind it is long."""
+LOOK_EVERY = 10.0
+"""Seconds between two looks at whether more waits for a target than may."""
+DROPPED_AT_ONCE = 100_000
+CAUGHT_UP = 0.9
+"""The share of `max_backlog` at which a target is no longer called too far behind."""
 TIDY_EVERY = 60.0
 TIDY_ROWS = 2_000
 PATIENCE = 3.0
@@ -56,7 +62,7 @@ class Relay:
 
     def parts(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run until it is cancelled; `stop` comes after that."""
-        return [*(queue.run() for queue in self._queues), self._tidy()]
+        return [*(queue.run() for queue in self._queues), self._bound(), self._tidy()]
 
     def poked(self) -> None:
         for queue in self._queues:
@@ -74,6 +80,13 @@ class Relay:
 
     async def stop(self) -> None:
         await asyncio.gather(*(queue.stop() for queue in self._queues))
+
+    async def _bound(self) -> None:
+        while True:
+            for queue in self._queues:
+                if queue.goes_on():
+                    await queue.bound()
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _tidy(self) -> None:
         """Forget what was passed on a while ago, and what waits for targets that are configured no more."""
@@ -150,6 +163,7 @@ class Queue:
         self._last = ""
         self._crowded = False
         self.failing: dict[str, set[str]] = {}
+        self.full = False
 
     def wake(self) -> None:
         self.shared.wake[self._part].set()
@@ -177,6 +191,34 @@ class Queue:
             if self.goes_on():
                 await self._start_streams()
             await self.shared.wait(self._part, POLL)
+
+    async def bound(self) -> None:
+        """Give the oldest events up where more wait than `max_backlog`: else a dead target fills the disk for all."""
+        name, most = self.target.name, self.target.max_backlog
+        waiting = await _read(self.shared, lambda connection: relay_store.count(connection, name))
+        if waiting > most:
+            dropped = await self._drop(min(waiting - most, DROPPED_AT_ONCE))
+            if not self.full:
+                told = "relay target is too far behind: its oldest events are dropped"
+                log.error(told, action="relay", target=name, max_backlog=most, dropped=dropped)
+            self.full = True
+        elif self.full and waiting <= most * CAUGHT_UP:
+            self.full = False
+            log.info("relay target is not too far behind any more", action="relay", target=name, max_backlog=most)
+
+    async def _drop(self, count: int) -> int:
+        """Drop so many of the oldest events, in small portions; how many still waited."""
+        name, by_label = self.target.name, defaultdict[str, list[int]](list)
+        for event_id, kind in await _read(self.shared, lambda c: relay_store.oldest(c, name, count)):
+            by_label[label(kind)].append(event_id)
+        total = 0
+        for event, ids in by_label.items():
+            for start in range(0, len(ids), TIDY_ROWS):
+                some = ids[start : start + TIDY_ROWS]
+                dropped = await _write(self.shared, lambda connection, some=some: relay_store.give_up(connection, some))  # type: ignore[misc]
+                metrics.RELAY_DROPPED.labels(name, event, "max_backlog").inc(dropped)
+                total += dropped
+        return total
 
     async def stop(self) -> None:
         """Begin nothing any more; a request under way may end."""

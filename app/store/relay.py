@@ -132,6 +132,26 @@ def drop(connection: Connection, target: str, kind: str, before: int, limit: int
     return _delete(connection, [row_id for row_id, at in connection.execute(oldest).all() if at < before])
 
 
+def count(connection: Connection, target: str) -> int:
+    """How many events wait for a target."""
+    mine = select(func.count()).select_from(relay).where(relay.c.target == target, _WAITING)
+    return int(connection.execute(mine).scalar_one())
+
+
+def oldest(connection: Connection, target: str, limit: int) -> list[tuple[int, str]]:
+    """(id, kind) of the events that have waited longest for a target."""
+    mine = select(relay.c.id, relay.c.kind).where(relay.c.target == target, _WAITING)
+    return [(row_id, kind) for row_id, kind in connection.execute(mine.order_by(relay.c.id).limit(limit))]
+
+
+def give_up(connection: Connection, ids: Sequence[int]) -> int:
+    """Drop those of these events that still wait; how many."""
+    dropped = 0
+    for some in dialect.chunks(ids):
+        dropped += connection.execute(delete(relay).where(relay.c.id.in_(some), _WAITING)).rowcount
+    return dropped
+
+
 def drop_others(connection: Connection, targets: Collection[str], before: int, limit: int) -> dict[str, int]:
     """Give up to `limit` events up for each target that is not among these and that came before then; how many."""
     dropped = {}

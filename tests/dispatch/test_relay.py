@@ -29,8 +29,10 @@ FAST = Limits(first_delay=1, max_delay=2)
 class Consumer:
     """A target. answer: the status for an event, or what to raise or await instead. seen: every attempt, in order."""
 
-    def __init__(self, host: str = "a", max_age: int = 3_600_000) -> None:
-        self.target: Target = relaying.target(f"http://{host}/w", b"", None, max_age=max_age, timeout=1)
+    def __init__(self, host: str = "a", max_age: int = 3_600_000, max_backlog: int = 1_000) -> None:
+        self.target: Target = relaying.target(
+            f"http://{host}/w", b"", None, max_age=max_age, max_backlog=max_backlog, timeout=1
+        )
         self.name = self.target.name
         self.answer: Callable[[str, bytes], Any] = lambda _kind, _body: 200
         self.seen: list[tuple[str, bytes]] = []
@@ -260,6 +262,43 @@ def test_what_gets_too_old_while_the_target_is_down_is_dropped(bridge: Bridge, m
     put(bridge.database, consumer.name, b"1", b"2")
     run(bridge, consumer, until=lambda: left(bridge.database) == {})
     assert consumer.bodies() == [b"1"]
+
+
+def test_what_is_too_much_for_a_target_is_dropped_and_told_at_each_change(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(part, "TIDY_ROWS", 2)
+    dead, other = Consumer("a", max_backlog=10), Consumer("b", max_backlog=100)
+    dead.answer = other.answer = lambda _kind, _body: 500
+    put(bridge.database, dead.name, *numbered(9))
+    put(bridge.database, dead.name, *numbered(6), kind=NOTIFY)
+    put(bridge.database, other.name, *numbered(15))
+    before = counted("relay_dropped", dead.name, reason="max_backlog")
+    ours = {(dead.name, OFFLINE), (dead.name, NOTIFY)}
+
+    def waiting() -> int:
+        return sum(count for stream, count in left(bridge.database).items() if stream in ours)
+
+    async def scenario() -> None:
+        async with bridge.running(targets=[dead.pair, other.pair], limits=FAST) as wait:
+            await wait(lambda: waiting() == 10)
+            put(bridge.database, dead.name, *(b"new %d" % number for number in range(4)), kind=NOTIFY)
+            await wait(lambda: waiting() == 10)
+            dead.answer = lambda _kind, _body: 200
+            bridge.poke()
+            await wait(lambda: waiting() == 0 and not bridge.dispatcher._relay._queues[0].full)
+
+    with capture_logs() as lines:
+        asyncio.run(scenario())
+    assert dead.bodies(NOTIFY)[-4:] == [b"new %d" % number for number in range(4)]
+    assert left(bridge.database) == {(other.name, OFFLINE): 15}
+    assert counted("relay_dropped", dead.name, reason="max_backlog") == before + 9
+    told = [(line["event"], line["target"]) for line in lines if "max_backlog" in line]
+    assert told == [
+        ("relay target is too far behind: its oldest events are dropped", dead.name),
+        ("relay target is not too far behind any more", dead.name),
+    ]
 
 
 def test_a_target_that_is_configured_no_more(bridge: Bridge) -> None:

@@ -112,6 +112,16 @@ def test_only_the_old_are_dropped(db: Connection) -> None:
     assert (waiting(db, B), waiting(db, kind="msg.notify")) == ([b"x"], [b"y"])
 
 
+def test_the_oldest_are_given_up_whatever_their_kind(db: Connection) -> None:
+    relay.put(db, [copy(b"1"), copy(b"x", B), copy(b"2", kind="a"), copy(b"3"), copy(b"4")])
+    assert (relay.count(db, A), relay.count(db, B), relay.count(db, "other")) == (4, 1, 0)
+    found = relay.oldest(db, A, 3)
+    assert [kind for _, kind in found] == ["msg.offline", "a", "msg.offline"]
+    relay.done(db, [found[0][0]], NOW)
+    assert relay.give_up(db, [row_id for row_id, _ in found]) == 2
+    assert (waiting(db), waiting(db, kind="a"), waiting(db, B)) == ([b"4"], [], [b"x"])
+
+
 def test_targets_that_are_configured_no_more(db: Connection) -> None:
     relay.put(db, [copy(b"1", B), copy(b"2", B), copy(b"3", B, at=NOW + 1), copy(b"4", "c:1/3"), copy(b"5")])
     assert relay.drop_others(db, [A], NOW + 1, 1) == {B: 1, "c:1/3": 1}

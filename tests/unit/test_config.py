@@ -204,7 +204,8 @@ BROKEN: list[tuple[str, str]] = [
     ("relay: [{url: 5}]\n", "relay[0].url: found no text; allowed: a text in quotes"),
     (
         "relay: [{url: 'http://a'}, {url: 'http://b', event: x}]\n",
-        "relay[1].event: unknown key; allowed: events, max_age, secret, secret_file, timeout, url, url_file",
+        "relay[1].event: unknown key; "
+        "allowed: events, max_age, max_backlog, secret, secret_file, timeout, url, url_file",
     ),
     (
         "relay: [{url: 'http://a', timeout: 0s}]\n",
@@ -358,7 +359,7 @@ def test_the_address_of_a_relay_target_is_a_secret(tmp_path: Path) -> None:
     assert target.headers["authorization"] == "Basic " + b64encode(b"pushbridge:hunter2").decode()
     assert "hunter2" not in repr(config.relay) + repr(target) + target.name
     assert target.name.startswith("10.0.0.9:81/")
-    assert (target.events, target.max_age, target.timeout) == (None, 86_400_000, 10)
+    assert (target.events, target.max_age, target.max_backlog, target.timeout) == (None, 86_400_000, 100_000, 10)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from app.relay import Target, is_name, label, target
 
 
 def made(url: str, secret: bytes = b"", events: frozenset[str] | None = None) -> Target:
-    return target(url, secret, events, max_age=1, timeout=1)
+    return target(url, secret, events, max_age=1, max_backlog=9, timeout=1)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ STATUS = b'["u-0-1-1-1-1"]'
 
 
 def target(host: str, *events: str) -> Target:
-    return relay.target(f"http://{host}/", b"", frozenset(events) or None, max_age=1, timeout=1)
+    return relay.target(f"http://{host}/", b"", frozenset(events) or None, max_age=1, max_backlog=9, timeout=1)
 
 
 ALL, NOTIFY = target("all"), target("notify", "msg.notify", "custom.one")
