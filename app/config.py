@@ -115,7 +115,7 @@ class RelayTarget(_Section, frozen=True):
     events: tuple[str, ...] | None = None
     secret: Secret = Secret(b"")
     max_age: Period = Period(86400)
-    max_backlog: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 100_000
+    max_backlog: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 1_000_000
     timeout: Period = Period(10)
 
 

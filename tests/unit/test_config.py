@@ -359,7 +359,7 @@ def test_the_address_of_a_relay_target_is_a_secret(tmp_path: Path) -> None:
     assert target.headers["authorization"] == "Basic " + b64encode(b"pushbridge:hunter2").decode()
     assert "hunter2" not in repr(config.relay) + repr(target) + target.name
     assert target.name.startswith("10.0.0.9:81/")
-    assert (target.events, target.max_age, target.max_backlog, target.timeout) == (None, 86_400_000, 100_000, 10)
+    assert (target.events, target.max_age, target.max_backlog, target.timeout) == (None, 86_400_000, 1_000_000, 10)
 
 
 @pytest.mark.parametrize(
