@@ -11,7 +11,8 @@ from app.keeper import Keeper
 
 logs.configure()
 settings, changed = bootstrap.settings_or_exit()
-bootstrap.warn(settings)
+if changed:
+    bootstrap.warn(settings)
 
 bind = settings.server.bind
 workers = settings.server.workers

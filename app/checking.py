@@ -13,7 +13,7 @@ from app import registry
 from app.config import Config
 from app.relay import Target
 from app.store import opening
-from app.yamlfile import ConfigError, expand, is_literal, read, secrets
+from app.yamlfile import ConfigError, expand, is_literal, secrets
 
 STAKE = (
     "presence: WuKongIM is not asked who is online (wukongim.api_url is empty). v2 never reports some users offline "
@@ -69,14 +69,12 @@ def _relayed(block: configuration.RelayTarget, target: Target) -> str:
 def exposed(config: Config, environ: Mapping[str, str] = os.environ) -> list[str]:
     """A warning for each file with a secret in it that others than its owner can read."""
     path = Path(config.path)
-    raw = read(path)
-    blocks = raw.pop("providers", {})
-    found = list(secrets(raw, Config))
-    for block in blocks.values():
-        found += secrets(block, registry.config_type(block.get("type")))
+    found = list(secrets(config.written, Config))
+    for name, block in (config.written.get("providers") or {}).items():
+        found += secrets(block, registry.config_type(config.providers[str(name)].get("type")))
     files = [path] if any(not key.endswith("_file") and is_literal(value) for key, value in found) else []
     names = [expand(value, path, key, environ) for key, value in found if key.endswith("_file") and value]
-    files += [path.parent / name for name in names if name]
+    files += [path.parent / name for name in names if name and isinstance(name, str)]
     return [
         f"{file} holds a secret and can be read by others than its owner: chmod 600 {file}"
         for file in dict.fromkeys(files)

@@ -124,7 +124,10 @@ class Trace(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    """The whole file. `providers` are kept as they stand: each type knows its own keys. `path`: where it was read."""
+    """The whole file. `providers` are kept as they stand: each type knows its own keys.
+
+    path: where it was read. written: what was read, with `${NAME}` where the environment gives the text.
+    """
 
     server: Server = Server()
     webhook: Webhook = Webhook()
@@ -141,6 +144,7 @@ class Config(_Section, frozen=True):
     trace: Trace = Trace()
     providers: dict[str, dict[str, Any]] = {}
     path: str = ""
+    written: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         """Provider blocks may hold secrets in place."""
@@ -151,18 +155,20 @@ class Config(_Section, frozen=True):
         return Path(self.path).parent / self.storage.data_dir
 
 
+_OURS = {"path", "written"}
+"""Fields of Config that are no keys of the file."""
+
+
 def load(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
     """Read and check a configuration file; raises ConfigError. Vendor blocks are checked by `app.registry`."""
     path = Path(path)
     raw = read(path)
-    if "path" in raw:
-        allowed = ", ".join(sorted(set(Config.__struct_fields__) - {"path"}))
-        raise ConfigError(f"{path}: path: unknown key; allowed: {allowed}")
+    for key in sorted(_OURS & raw.keys()):
+        allowed = ", ".join(sorted(set(Config.__struct_fields__) - _OURS))
+        raise ConfigError(f"{path}: {key}: unknown key; allowed: {allowed}")
     _refuse_later(path, raw)
-    raw["path"] = str(path)
-    blocks = raw.pop("providers", None)
-    raw["providers"] = {}
-    config = convert(expand(raw, path, "", environ), Config, path)
+    blocks = raw.get("providers")
+    config = convert(expand({**raw, "providers": {}}, path, "", environ), Config, path)
     providers = expand({} if blocks is None else blocks, path, "providers", environ)
     if not isinstance(providers, dict) or not all(isinstance(b, dict) for b in providers.values()):
         raise ConfigError(
@@ -170,6 +176,8 @@ def load(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
         )
     config = msgspec.structs.replace(
         config,
+        path=str(path),
+        written=raw,
         providers={str(name): block for name, block in providers.items()},
         notification=_with_words(config.notification),
     )

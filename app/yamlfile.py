@@ -24,6 +24,22 @@ class ConfigError(Exception):
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, where the standard silently takes the last."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception:  # the library takes numbers and dates apart without a look at them
+            raise _no_value(node) from None
+        if isinstance(value, int) and value.bit_length() > 64:  # too long to be shown, some of them
+            raise _no_value(node)
+        return value
+
+
+def _no_value(node: yaml.Node) -> yaml.YAMLError:
+    said = "found a number or a date that there cannot be; allowed: such a text in quotes"
+    return yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
@@ -39,6 +55,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read(path: Path) -> dict[str, Any]:
+    """The document as it is written; raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -57,6 +74,8 @@ def read(path: Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         place = f"line {where.line + 1}, column {where.column + 1}: " if where else ""
         raise ConfigError(f"{path}: {place}no valid YAML: {_problem(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: no valid YAML: found hundreds of brackets in one another; allowed: a few") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -238,7 +257,7 @@ def _struct_at(into: Any, keys: list[str]) -> Any:
 def _public_names(struct: Any) -> set[str]:
     names = set()
     for field in msgspec.structs.fields(struct):
-        if field.name != "path":
+        if field.name not in ("path", "written"):
             names.add(field.name)
         if field.type is Secret:
             names.add(f"{field.name}_file")

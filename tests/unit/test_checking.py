@@ -5,13 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
-import yaml
 
 from app import registry
 from app.checking import exposed, report
-from app.config import Config
+from app.config import load
 from app.yamlfile import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -154,13 +152,14 @@ APNS = "providers: {ios: {type: apns, topic: t, key_id: K, team_id: T, ca_file: 
         (APNS, ["key.p8"]),
         ("providers: {a: {type: fcm, service_account_file: s, proxy: 'http://p'}}\n", ["s"]),
         ("providers: {a: {type: apns, p12_file: s, password: hunter2}}\n", ["config.yaml", "s"]),
+        ("providers: {a: {type: '${T:-apns}', p12_file: s, cert_file: 5}}\n", ["s"]),
     ],
 )
 def test_files_that_others_can_read(tmp_path: Path, text: str, warned: list[str]) -> None:
     files = [write(tmp_path, text), *(tmp_path / name for name in ("s", "key.p8", "ca.pem"))]
     for file in files[1:]:
         file.write_text("x")
-    config = msgspec.structs.replace(Config(), path=str(files[0]), providers=yaml.safe_load(text)["providers"])
+    config = load(files[0], {"S": "hunter2"})
     for mode in (0o640, 0o604):
         for file in files:
             file.chmod(mode)
