@@ -22,7 +22,7 @@ import structlog
 import uvloop
 from flask import Flask
 
-from app import checking, datadir, logs, plan, poke, registry, render
+from app import checking, datadir, listening, logs, plan, poke, registry, render
 from app import config as configuration
 from app.bounds import Bounds
 from app.clock import now_ms
@@ -69,6 +69,8 @@ def settings_or_exit() -> tuple[Config, bool]:
     try:
         config = load_config()
         registry.providers(config)
+        if _served is not None:
+            _check_bind(config, _served)
         prepare(config)
         # So that a worker answers as soon as it is forked: a reload ends the old ones without waiting for the new.
         import_module("app.web.admin")
@@ -79,6 +81,18 @@ def settings_or_exit() -> tuple[Config, bool]:
         return _served, False
     _served = config
     return config, True
+
+
+def _check_bind(config: Config, served: Config) -> None:
+    """gunicorn lets go of the old address before it takes another, and ends where it cannot have that."""
+    bind = config.server.bind
+    if listening.is_same(bind, served.server.bind):
+        return
+    if why := listening.fault(bind):
+        raise ConfigError(
+            f"{config.path}: server.bind: cannot listen on {bind}: {why}; allowed: an address of this machine, on a "
+            "port that is free (another address on the port that is served needs a restart)"
+        )
 
 
 def served_config() -> Config:

@@ -294,8 +294,7 @@ def _check(config: Config, path: Path) -> None:
     networks(config.webhook.allow_from, path, "webhook.allow_from")
     if not config.webhook.allow_from and not config.server.bind.startswith("unix:"):  # callers have an address
         raise ConfigError(f"{path}: webhook.allow_from: found an empty list; allowed: {_NETWORKS}")
-    bind = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})|unix:.+", config.server.bind)
-    if bind is None or int(bind[1] or 0) > 65535:
+    if not _is_bind(config.server.bind):
         raise ConfigError(f"{path}: server.bind: found {show(config.server.bind)}; allowed: HOST:PORT or unix:PATH")
     _check_closed(config, path)
     for key, url, schemes in (("wukongim.api_url", config.wukongim.api_url, "https?"),):
@@ -309,6 +308,18 @@ def _check(config: Config, path: Path) -> None:
         )
     relay_targets(config)
     _check_templates(config.notification, path)
+
+
+def _is_bind(text: str) -> bool:
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\d.]+)|[^:\s]*):(\d{1,5})|unix:.+", text)
+    if found is None or int(found[3] or 0) > 65535:
+        return False
+    try:
+        ipaddress.IPv6Address(found[1] or "::")
+        ipaddress.IPv4Address(found[2] or "0.0.0.0")
+    except ValueError:
+        return False
+    return True
 
 
 def _check_closed(config: Config, path: Path) -> None:

@@ -172,6 +172,10 @@ BROKEN: list[tuple[str, str]] = [
     ("notification: {templates: {en: {}, zh: 5}}\n", "notification.templates.zh: found 5; allowed: a section"),
     ("notification: {types: {'1': text, '2': 5}}\n", "notification.types.2: found 5; allowed: a text (in quotes)"),
     ("webhook: {allow_from: [any, 5]}\n", "webhook.allow_from[1]: found 5; allowed: a text (in quotes)"),
+    *(
+        (f"server: {{bind: '{bind}'}}\n", f"server.bind: found '{bind}'; allowed: HOST:PORT or unix:PATH")
+        for bind in ("[::::]:80", "[1.2.3.4]:80", "300.1.1.1:80", "127.1:80")
+    ),
     ("server: {bind: '127.0.0.1:65536'}\n", "server.bind: found '127.0.0.1:65536'; allowed: HOST:PORT or unix:PATH"),
     (
         "path: elsewhere\n",
