@@ -53,7 +53,8 @@ def on_reload(server):
     """SIGHUP read this file again: other dispatchers take over, where there is something new for them to read."""
     if changed:
         old, server.keeper = server.keeper, keeper
-        keeper.start()  # they wait for the slots of the old ones, which need not wait for their start
+        keeper.start()
+        keeper.wait_until_loaded()  # the old ones work until then
         old.stop()
 
 

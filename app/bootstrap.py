@@ -209,7 +209,7 @@ def dispatch(config: Config, slot: int = 0) -> None:
     providers = registry.providers(config)
     import_module("app.dispatch.loop")
     # Last: until then the one that is to be replaced works on.
-    lock = datadir.hold_slot(config, slot)
+    lock = datadir.hold_slot(config, slot, _tell_keeper)
     owner = f"{socket.gethostname()}/{slot}"[:96]
     address = poke.addresses(config.data_dir, slot + 1)[slot]
     end = poke.listen(address)
@@ -220,6 +220,13 @@ def dispatch(config: Config, slot: int = 0) -> None:
         Path(address).unlink(missing_ok=True)
         database.close()
         os.close(lock)
+
+
+def _tell_keeper() -> None:
+    """Where there is one: it ends the dispatcher that this one is to replace."""
+    if os.environ.get(FOLLOW_STDIN):
+        with suppress(OSError):  # it may be gone, or be of an older version, which does not listen
+            os.write(0, b".")
 
 
 def _stay_on_one_core(number: int) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,11 +64,19 @@ def _keep_token(file: Path, token: str) -> str:
     return _read(file)
 
 
-def hold_slot(config: Config, slot: int) -> int:
-    """Wait until no other process has this slot, and hold it; under one name two would rescue each other's work."""
+def hold_slot(config: Config, slot: int, loaded: Callable[[], None]) -> int:
+    """Wait until no other process has this slot, and hold it; under one name two would rescue each other's work.
+
+    loaded: called once it is known whether there is another one to wait for, before the wait.
+    """
     with usable(config) as folder:
         lock = os.open(folder / f"dispatcher-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info(f"waits for slot {slot}, which another dispatcher has", action="start")
+        loaded()
+        fcntl.flock(lock, fcntl.LOCK_EX)  # nothing where it is held already
         return lock
 
 

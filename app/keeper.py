@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 FOLLOW_STDIN = "PUSHBRIDGE_FOLLOW_STDIN"
-"""Set for a dispatcher that must end with the process that started it."""
+"""Set for a dispatcher that must end with the process that started it.
+
+Standard input is a socket then, which ends with that process. The dispatcher writes a byte to it when it has loaded
+everything and lacks only its slot.
+"""
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 1.0
 """Seconds before a dispatcher that died is started again; doubled while it dies young."""
 YOUNG = 10.0
+START_PATIENCE = 30.0
 STOP_GRACE = 15.0
 
 
@@ -23,6 +30,7 @@ class Keeper:
     def __init__(self, processes: int, environ: Mapping[str, str]) -> None:
         self._environ = {**environ, FOLLOW_STDIN: "1"}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._ends: dict[int, socket.socket] = {}
         self._threads = [
             threading.Thread(target=self._keep, args=(slot,), name=f"keeper-{slot}", daemon=True)
             for slot in range(processes)
@@ -35,6 +43,14 @@ class Keeper:
         for thread in self._threads:
             thread.start()
 
+    def wait_until_loaded(self) -> None:
+        """Return when each dispatcher has its slot or waits for it, has died, or has had half a minute."""
+        deadline = time.monotonic() + START_PATIENCE
+        for end in list(self._ends.values()):
+            end.settimeout(max(0.001, deadline - time.monotonic()))
+            with suppress(OSError):
+                end.recv(1)
+
     def stop(self) -> None:
         """Have the dispatchers stop in order, and return when they have."""
         self._stopping.set()
@@ -44,16 +60,22 @@ class Keeper:
             thread.join(STOP_GRACE)
         for child in self._children.values():
             child.kill()
+        for end in self._ends.values():
+            end.close()
 
     def forget(self) -> None:
-        """In a forked worker: let go of the pipes, so that a dispatcher sees the end of the master, not of a worker."""
-        for child in self._children.values():
-            if child.stdin is not None:
-                child.stdin.close()
+        """In a forked worker: let go of the sockets, so that dispatchers see the end of the master, not of a worker."""
+        for end in self._ends.values():
+            end.close()
 
     def _spawn(self, slot: int) -> None:
         command = [sys.executable, "-m", "app.cli", "dispatch", "--slot", str(slot)]
-        self._children[slot] = subprocess.Popen(command, stdin=subprocess.PIPE, env=self._environ)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._children[slot] = subprocess.Popen(command, stdin=theirs.fileno(), env=self._environ)
+        if slot in self._ends:
+            self._ends[slot].close()
+        self._ends[slot] = ours
 
     def _keep(self, slot: int) -> None:
         delay = FIRST_DELAY

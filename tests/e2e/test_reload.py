@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import threading
@@ -39,7 +40,7 @@ class Poster(threading.Thread):
         while not self._stopped.wait(0.005):
             body = offline([f"reload-{len(self.posted) % PHONES}"])
             try:
-                status = self._post(json.dumps(body).encode())
+                status, said = self._post(json.dumps(body).encode())
             except (OSError, http.client.HTTPException) as error:
                 self.faults.append(repr(error))
                 self._connection.close()
@@ -47,16 +48,16 @@ class Poster(threading.Thread):
             if status == 200:
                 self.posted.append(body["message_id"])
             else:
-                self.faults.append(str(status))
+                self.faults.append(f"{status} {said!r}")
 
-    def _post(self, body: bytes) -> int:
+    def _post(self, body: bytes) -> tuple[int, bytes]:
         self._leave_a_closed_one()
         self._connection.request("POST", "/webhook?event=msg.offline", body)
         answer = self._connection.getresponse()
-        answer.read()
+        said = answer.read()
         if not self._keeps:
             self._connection.close()
-        return answer.status
+        return answer.status, said
 
     def _leave_a_closed_one(self) -> None:
         """A kept connection that the server has closed meanwhile is no fault; Go's client sees it before it writes."""
@@ -89,9 +90,11 @@ def are_gone(pids: set[int]) -> bool:
 
 def reload(service: Service, master: int) -> None:
     """SIGHUP; returns when nothing but the master is left of what ran before, and others work."""
-    before = children(master)
+    before, logged = children(master), len(service.output.read_text())
     os.kill(master, signal.SIGHUP)
     until(lambda: are_gone(before), "the old workers and the old dispatcher are gone")
+    handed_over = re.findall("waits for slot|dispatcher stopped", service.output.read_text()[logged:])
+    assert handed_over == ["waits for slot", "dispatcher stopped"]  # the old one works while the new one loads
     until(lambda: len(workers(master)) == 2 and service.ready(), "new ones work")
 
 
