@@ -23,6 +23,7 @@ graceful_timeout = 10
 # Uids of thousands of characters stand in paths: 16,384 emoji are 192 KiB. Above a ceiling of its own gunicorn has only
 # "no limit", under which one endless line takes all memory.
 message.MAX_REQUEST_LINE = limit_request_line = 256 << 10
+forwarder_headers = ""  # else whoever connects from this machine says with SCRIPT_NAME what the path is
 limit_request_fields = 64
 limit_request_field_size = 8 << 10
 control_socket_disable = True

@@ -164,6 +164,16 @@ def test_headers_that_are_too_much(guarded: Service) -> None:
         assert raw(guarded, "POST " + "x" * (8 << 20)) in (400, 414, 0)
 
 
+def test_no_header_changes_the_path(guarded: Service) -> None:
+    for path, header, status in (
+        ("/webhook/admin/v1/stats", "SCRIPT_NAME: /webhook", 405),
+        ("/admin/v1/stats", "PATH_INFO: /healthz", 200),
+        ("/admin/v1/stats", "X-Forwarded-Prefix: /admin", 200),
+    ):
+        head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin-token\r\n{header}\r\n\r\n"
+        assert raw(guarded, head) == status, header
+
+
 @pytest.mark.soak
 def test_wrong_secrets_at_speed(guarded: Service, soak: bool) -> None:
     def guess(first: int) -> None:
