@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from app import relay, words
 from app.yamlfile import ConfigError, convert, expand, read, show
+from providers.kit.http import is_base
 from providers.kit.values import Duration, Period, PeriodOrOff, Secret, Size
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
@@ -262,7 +263,7 @@ def _relay_target(found: RelayTarget, where: str) -> relay.Target:
             raise ConfigError(f"{where}.events[{index}]: found {show(name)}; allowed: {allowed}")
     events = None if found.events is None else frozenset(found.events)
     try:
-        return relay.target(
+        target = relay.target(
             found.url.raw.decode("utf-8", "replace"),
             found.secret.raw,
             events,
@@ -270,8 +271,11 @@ def _relay_target(found: RelayTarget, where: str) -> relay.Target:
             max_backlog=found.max_backlog,
             timeout=found.timeout,
         )
+        if not is_base(target.origin):
+            raise ValueError(relay.ALLOWED)
     except ValueError as error:
         raise ConfigError(f"{where}.url: found something else; allowed: {error}") from None
+    return target
 
 
 REQUIRED_TEMPLATES = ("default", "hidden", "group", "system")
@@ -297,9 +301,11 @@ def _check(config: Config, path: Path) -> None:
     if not _is_bind(config.server.bind):
         raise ConfigError(f"{path}: server.bind: found {show(config.server.bind)}; allowed: HOST:PORT or unix:PATH")
     _check_closed(config, path)
-    for key, url, schemes in (("wukongim.api_url", config.wukongim.api_url, "https?"),):
-        if url and not re.fullmatch(rf"{schemes}://[^\s/]+(/\S*)?", url):
-            raise ConfigError(f"{path}: {key}: found {show(url)}; allowed: a URL such as http://127.0.0.1:5001")
+    url = config.wukongim.api_url
+    if url and not (re.fullmatch(r"https?://[^\s/]\S*", url) and is_base(url)):
+        found = "something else" if set("?#@") & set(url) else show(url)  # what stands there may be a secret
+        allowed = "a URL such as http://127.0.0.1:5001, without user, query and fragment"
+        raise ConfigError(f"{path}: wukongim.api_url: found {found}; allowed: {allowed}")
     if config.storage.url:
         raise ConfigError(f"{path}: storage.url: databases other than SQLite: not available yet; leave it empty")
     if not config.providers:

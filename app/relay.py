@@ -18,7 +18,7 @@ LONGEST_NAME = 128
 
 _HOST = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?"
 _URL = re.compile(rf"(https?://{_HOST})(/[!-~]*|\?[!-~]*)?")
-_ALLOWED = "an http or https URL such as http://10.0.0.9:8090/webhook, in ASCII, without user and fragment"
+ALLOWED = "an http or https URL such as http://10.0.0.9:8090/webhook, in ASCII, without user and fragment"
 
 
 class Target(Quiet, frozen=True, kw_only=True):
@@ -68,15 +68,15 @@ def target(
     """Raises ValueError, which says what is allowed, where `url` is none that can be posted to."""
     found = _URL.fullmatch(url)
     if found is None or "#" in url:
-        raise ValueError(_ALLOWED)
+        raise ValueError(ALLOWED)
     origin, path = found[1], found[2] or "/"
     try:
         parts = urlsplit(origin)
         port = parts.port if parts.port is not None else {"http": 80, "https": 443}[parts.scheme]
     except ValueError:
-        raise ValueError(_ALLOWED) from None
+        raise ValueError(ALLOWED) from None
     if not port:
-        raise ValueError(_ALLOWED)
+        raise ValueError(ALLOWED)
     path = path if path.startswith("/") else f"/{path}"
     headers = {"content-type": "application/json"}
     if secret:

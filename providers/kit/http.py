@@ -153,7 +153,7 @@ def transport(
     Raises ValueError that names the key of the block which is wrong.
     """
     base = config.endpoint or endpoint
-    if not _usable(base) or "?" in base or "#" in base or "@" in base:
+    if not is_base(base):
         raise ValueError(f"endpoint: what was found is no base URL such as {endpoint}")
     if config.proxy and not _usable(config.proxy):
         raise ValueError("proxy: what was found is no URL such as http://user:password@proxy.example:3128")
@@ -177,6 +177,11 @@ def transport(
         except ValueError as error:
             raise ValueError(f"{key}: cannot be used: {error}") from None
     return made
+
+
+def is_base(url: str) -> bool:
+    """Whether this is the address of a server, and perhaps a path, to which the path of a request can be added."""
+    return _usable(url) and not set("?#@") & set(url)
 
 
 def _usable(url: str) -> bool:

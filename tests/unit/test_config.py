@@ -133,9 +133,23 @@ BROKEN: list[tuple[str, str]] = [
     ("presence: {suppress: all}\n", "presence.suppress: found 'all'; allowed: any, app, none"),
     ("storage: {durability: none}\n", "storage.durability: found 'none'; allowed: full, normal"),
     ("dispatcher: {embedded: 2}\n", "dispatcher.embedded: found 2; allowed: true or false"),
-    (
-        "wukongim: {api_url: 'localhost:5001'}\n",
-        "wukongim.api_url: found 'localhost:5001'; allowed: a URL such as http://127.0.0.1:5001",
+    *(
+        (
+            f"wukongim: {{api_url: '{url}'}}\n",
+            f"wukongim.api_url: found {found or repr(url)}; allowed: a URL such as http://127.0.0.1:5001, "
+            "without user, query and fragment",
+        )
+        for url, found in (
+            ("localhost:5001", ""),
+            ("ftp://h", ""),
+            ("http://300.1.1.1", ""),
+            ("http://h:99999", ""),
+            ("http:///x", ""),
+            ("http://h/a b", ""),
+            ("http://h:1/?a=hunter2", "something else"),
+            ("http://u:hunter2@h", "something else"),
+            ("http://h/#hunter2", "something else"),
+        )
     ),
     (
         "notification: {locale: fr}\n",
@@ -386,7 +400,8 @@ def test_the_address_of_a_relay_target_is_a_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "h", "ftp://h/", "http:///x", "http://h:0/", "http://h:99999/", "http://h:x/", "http://[::z]/", "http://h h/",
-     "http://h/\n", "http://h/#x", "http://u@h/", "http://h/\u00e9", "http://h/a b", "http://h\\x"],
+     "http://h/\n", "http://h/#x", "http://u@h/", "http://h/\u00e9", "http://h/a b", "http://h\\x",
+     "http://300.1.1.1/x", "http://[1:2]/"],
 )  # fmt: skip
 def test_what_is_no_address_of_a_relay_target(tmp_path: Path, url: str) -> None:
     text = yaml.safe_dump({"relay": [{"url": url}], "providers": {"c": {"type": "console"}}})
