@@ -306,6 +306,7 @@ def _check(config: Config, path: Path) -> None:
         found = "something else" if set("?#@") & set(url) else show(url)  # what stands there may be a secret
         allowed = "a URL such as http://127.0.0.1:5001, without user, query and fragment"
         raise ConfigError(f"{path}: wukongim.api_url: found {found}; allowed: {allowed}")
+    _check_retention(config, path)
     if config.storage.url:
         raise ConfigError(f"{path}: storage.url: databases other than SQLite: not available yet; leave it empty")
     if not config.providers:
@@ -314,6 +315,14 @@ def _check(config: Config, path: Path) -> None:
         )
     relay_targets(config)
     _check_templates(config.notification, path)
+
+
+def _check_retention(config: Config, path: Path) -> None:
+    """What was sent is known by its outcome: to a repeat, and to the rescue, which looks later."""
+    found = config.trace.retention
+    if found < max(3600, 2 * config.rescue.after, 2 * config.presence.hold):
+        allowed = "at least 1h, and twice rescue.after and presence.hold"
+        raise ConfigError(f"{path}: trace.retention: found {found:g}s; allowed: {allowed}")
 
 
 def _is_bind(text: str) -> bool:

@@ -246,7 +246,7 @@ class Dispatcher:
                 deliveries.end_orphans(connection, ["", *self._shared.providers], now_ms())
                 presence_store.forget(connection, now_ms() - max(self._shared.rules.policy.ttl, OFFLINE_KNOWN))
                 inbox.forget_failed(connection, before)
-                health.forget(connection, before)
+                health.forget(connection, now_ms())
                 removed = max(
                     deliveries.forget(connection, before, TIDY_ROWS),
                     devices.forget_removed(connection, now_ms() - self._quarantine, TIDY_ROWS),

@@ -20,9 +20,13 @@ def beats(connection: Connection) -> list[Health]:
     return [Health(*row) for row in connection.execute(query)]
 
 
-def forget(connection: Connection, before: int) -> None:
-    """Forget dispatchers that have said nothing since then: they were killed and never came back."""
-    connection.execute(delete(dispatchers).where(dispatchers.c.beat_at < before))
+FORGOTTEN = 86_400_000
+"""Milliseconds without a word after which a dispatcher was killed and will not come back."""
+
+
+def forget(connection: Connection, now: int) -> None:
+    """Forget dispatchers that have said nothing for a day."""
+    connection.execute(delete(dispatchers).where(dispatchers.c.beat_at < now - FORGOTTEN))
 
 
 def gone(connection: Connection, owner: str) -> None:

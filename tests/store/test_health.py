@@ -18,3 +18,11 @@ def test_dispatchers_say_how_they_are_until_they_stop(db: Connection) -> None:
     health.gone(db, ME)
     health.gone(db, ME)
     assert health.beats(db) == [second]
+
+
+def test_a_dispatcher_that_never_came_back_is_forgotten_after_a_day(db: Connection) -> None:
+    health.beat(db, Health(ME, NOW, "{}"))
+    health.forget(db, NOW + health.FORGOTTEN)
+    assert health.beats(db)
+    health.forget(db, NOW + health.FORGOTTEN + 1)
+    assert not health.beats(db)

@@ -233,6 +233,18 @@ BROKEN: list[tuple[str, str]] = [
         "storage: {url: 'postgresql+psycopg://me:pw@db/x'}\n",
         "storage.url: databases other than SQLite: not available yet; leave it empty",
     ),
+    *(
+        (
+            f"trace: {{retention: {found}}}\n{more}",
+            f"trace.retention: found {said}; allowed: at least 1h, and twice rescue.after and presence.hold",
+        )
+        for found, said, more in (
+            ("0s", "0s", ""),
+            ("59m", "3540s", ""),
+            ("3h", "10800s", "rescue: {after: 2h}\n"),
+            ("3h", "10800s", "presence: {hold: 91m}\n"),
+        )
+    ),
     ("relay: {}\n", "relay: found a section; allowed: a list"),
     ("relay: [http]\n", "relay[0]: found 'http'; allowed: a section"),
     ("relay: [{}]\n", "relay[0].url: missing; allowed: a text, or url_file with a file's name"),
@@ -325,6 +337,10 @@ def test_what_is_not_there_yet_is_refused_unless_empty(tmp_path: Path, key: str)
         assert fault(tmp_path, document(value)) == f"{key}: {LATER[key]}: not available yet; remove the key"
     for empty in (None, "", [], {}, False):
         assert good(tmp_path, document(empty)).providers
+
+
+def test_the_shortest_retention(tmp_path: Path) -> None:
+    assert good(tmp_path, "trace: {retention: 1h}\nrescue: {after: 30m}\n" + CONSOLE).trace.retention == 3600
 
 
 def test_environment(tmp_path: Path) -> None:
