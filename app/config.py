@@ -45,7 +45,7 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Server(_Section, frozen=True):
     bind: str = "127.0.0.1:8000"
     workers: Annotated[int, Meta(ge=1, le=64)] = 2
-    threads: Annotated[int, Meta(ge=1, le=256)] = 8
+    threads: Annotated[int, Meta(ge=2, le=256)] = 8
     trusted_proxies: tuple[str, ...] = ()
 
 
@@ -322,7 +322,7 @@ def _check_retention(config: Config, path: Path) -> None:
     found = config.trace.retention
     if found < max(3600, 2 * config.rescue.after, 2 * config.presence.hold):
         allowed = "at least 1h, and twice rescue.after and presence.hold"
-        raise ConfigError(f"{path}: trace.retention: found {found:g}s; allowed: {allowed}")
+        raise ConfigError(f"{path}: trace.retention: found {found:.0f}s; allowed: {allowed}")
 
 
 def _is_bind(text: str) -> bool:

@@ -82,6 +82,7 @@ BROKEN: list[tuple[str, str]] = [
     ),
     ("server: {workers: many}\n", "server.workers: found 'many'; allowed: a whole number"),
     ("server: {workers: 0}\n", "server.workers: found 0; allowed: a whole number >= 1"),
+    ("server: {threads: 1}\n", "server.threads: found 1; allowed: a whole number >= 2"),
     ("server: {workers: 65}\n", "server.workers: found 65; allowed: a whole number <= 64"),
     ("server: []\n", "server: found a list; allowed: a section"),
     ("server: {bind: 8000}\n", "server.bind: found 8000; allowed: a text (in quotes)"),

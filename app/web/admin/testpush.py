@@ -8,8 +8,8 @@ from app.store.writer import NotStored
 from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
 from app.web.errors import ApiError
 
-AT_ONCE = 2
-"""Requests of one process that may wait: its other threads are for webhooks."""
+AT_ONCE = 1
+"""Requests of one process that may wait: it has two threads at least, and the others are for webhooks."""
 
 _NO_DEVICE = "The user has no device."
 _BUSY = "Other test pushes are being waited for; try again in a few seconds."
