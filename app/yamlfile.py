@@ -41,10 +41,14 @@ def _no_value(node: yaml.Node) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, said, node.start_mark)
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""The key `<<`, whose value is another mapping, to be taken where this one says nothing else."""
+
+
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
+        key = "<<" if key_node.tag == _MERGE else loader.construct_object(key_node, deep=True)
         if isinstance(key, list | dict) or str(key) in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
         seen.add(str(key))

@@ -305,6 +305,8 @@ def test_what_is_said_of_a_broken_file(tmp_path: Path, text: str, said: str) -> 
         ("server:\n  workers: 1\n  workers: 2\n", "line 3, column 3: no valid YAML: key 'workers' is given twice"),
         ("server: {a: 1}\nserver: {b: 1}\n", "line 2, column 1: no valid YAML: key 'server' is given twice"),
         ("notification: {types: {1: text, '1': skip}}\n", "line 1, column 33: no valid YAML: key '1' is given twice"),
+        ("server: {<<: &a {threads: 2}, <<: *a}\n", "line 1, column 31: no valid YAML: key '<<' is given twice"),
+        ("server: {<<: 5}\n", "line 1, column 14: no valid YAML: expected a mapping or list of mappings for merging"),
         ("server: [\n", "line 3, column 1: no valid YAML: "),
         ("a: !!python/object:os.system {}\n", "line 1, column 4: no valid YAML: "),
         ("webhook: {allow_from: [loopback, 10.0.0.1/8]}\n", "webhook.allow_from[1]: found '10.0.0.1/8' ("),
@@ -338,6 +340,11 @@ def test_what_is_not_there_yet_is_refused_unless_empty(tmp_path: Path, key: str)
         assert fault(tmp_path, document(value)) == f"{key}: {LATER[key]}: not available yet; remove the key"
     for empty in (None, "", [], {}, False):
         assert good(tmp_path, document(empty)).providers
+
+
+def test_a_block_may_take_what_another_has(tmp_path: Path) -> None:
+    blocks = "{a: &a {type: apns, topic: t, key_id: K}, b: {<<: *a, topic: u}}"
+    assert good(tmp_path, f"providers: {blocks}\n").providers["b"] == {"type": "apns", "topic": "u", "key_id": "K"}
 
 
 def test_the_shortest_retention(tmp_path: Path) -> None:
