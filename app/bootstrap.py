@@ -217,7 +217,8 @@ def dispatch(config: Config, slot: int = 0) -> None:
         uvloop.run(_dispatch(config, database, providers, owner, end))
     finally:
         end.close()
-        Path(address).unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(address)
         database.close()
         os.close(lock)
 

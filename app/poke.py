@@ -10,18 +10,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger()
+
 LONGEST = 100
 """Bytes of a socket's path; Linux takes 107 and macOS 103."""
 
 
 def addresses(data_dir: Path, slots: int) -> list[str]:
-    """One socket a dispatcher process, in the folder for temporary files: paths of sockets must be short."""
-    name = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
-    sockets = [f"pushbridge-{os.getuid()}-{name}-{slot}.sock" for slot in range(slots)]
-    folder = tempfile.gettempdir()
-    if len(os.fsencode(folder)) + len(sockets[-1]) > LONGEST:
-        folder = "/tmp"  # noqa: S108 - a name of our own in it, and anybody may poke
-    return [str(Path(folder) / socket_name) for socket_name in sockets]
+    """One socket a dispatcher process: in the data folder, or where that path is too long with the temporary files."""
+    folder = data_dir.resolve()
+    ours = f"pushbridge-{os.getuid()}-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"
+    path = Path("/tmp") / ours  # noqa: S108 - a name of our own in it, and anybody may poke
+    for better in (Path(tempfile.gettempdir()) / ours, folder / "dispatcher"):
+        if len(os.fsencode(better)) + len("-15.sock") <= LONGEST:
+            path = better
+    return [f"{path}-{slot}.sock" for slot in range(slots)]
 
 
 class Poker:
@@ -43,10 +48,17 @@ class Poker:
 
 
 def listen(address: str) -> socket.socket:
-    """The dispatcher's end; the caller holds the lock of its slot, so what is left of an earlier one goes."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(address)
+    """The dispatcher's end; the caller holds the lock of its slot, so what is left of an earlier one goes.
+
+    Where nothing can listen there it hears nobody.
+    """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     end.setblocking(False)
-    end.bind(address)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address)
+        end.bind(address)
+    except OSError as error:
+        said = "the dispatcher cannot be poked, and looks for work once a second"
+        log.warning(said, action="start", socket=address, error=error.strerror)
     return end
