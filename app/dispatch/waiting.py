@@ -148,6 +148,13 @@ class Waiting:
         return loaded
 
     async def run_held(self) -> None:
+        try:
+            await self._take_up_held()
+        finally:
+            for question in self._asking:
+                question.cancel()  # its answer would come when the database is closed
+
+    async def _take_up_held(self) -> None:
         shared = self._shared
         while True:
             taken = await shared.write(

@@ -52,6 +52,16 @@ def test_whoever_leaves_while_the_server_is_silent_gets_the_push_at_once(bridge:
     asyncio.run(scenario())
 
 
+def test_no_question_outlives_the_dispatcher(bridge: Bridge) -> None:
+    async def scenario() -> set[asyncio.Task[None]]:
+        async with asked(bridge, Question({})):
+            pass
+        await asyncio.sleep(0)
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+    assert asyncio.run(scenario()) == set()
+
+
 def test_the_hold_ends_while_the_server_is_silent(bridge: Bridge) -> None:
     async def scenario() -> None:
         async with asked(bridge, Question({}), Policy(hold=300, ask_after=10)) as wait:
