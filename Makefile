@@ -17,7 +17,7 @@ test: $(STAMP)
 
 # The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most. Needs nginx, strace.
 soak: $(STAMP)
-	timeout 900 $(BIN)/pytest $(AT_ONCE) --dist loadgroup --soak -m soak $(LONGEST) tests/e2e tests
+	timeout 900 $(BIN)/pytest $(AT_ONCE) --soak -m soak $(LONGEST) tests/e2e tests
 
 check: lint test
 

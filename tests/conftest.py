@@ -2,9 +2,11 @@ import atexit
 import os
 import shutil
 import tempfile
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # prometheus_client decides at import, for good, whether the processes of a service share their counters.
 _folder = tempfile.mkdtemp(prefix="pushbridge-metrics-")
@@ -16,6 +18,17 @@ pytest_plugins = ["tests.plugins.standin"]
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("pushbridge", deadline=None, max_examples=50)
 settings.load_profile("pushbridge")
+
+
+class OfOneFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file for a process, since its tests share a service; rounds of one test share nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if "[round-" in nodeid else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OfOneFile:
+    return OfOneFile(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 GATHER, ENOUGH = 0.02, 500
 """Seconds that rows gather before they are written, unless there are enough of them."""
-BEHIND = 5_000
+BEHIND = 1_000
 """Rows that wait to be written from which on no more are planned but for what is urgent."""
 REASONS = 30
 """Reasons counted for one outcome of a provider; a vendor may make up any number."""

@@ -269,7 +269,8 @@ def give_up(service: Service) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "turn" in metafunc.fixturenames:
-        metafunc.parametrize("turn", range(10 if metafunc.config.getoption("--soak") else 1))
+        turns = range(10 if metafunc.config.getoption("--soak") else 1)
+        metafunc.parametrize("turn", turns, ids=[f"round-{turn}" for turn in turns])
 
 
 @pytest.mark.soak

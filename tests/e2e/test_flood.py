@@ -19,10 +19,9 @@ UNDER_WAY = 250
 """Requests at once on the one connection."""
 AHEAD = UNDER_WAY + 250
 """Pushes of the flood that may go ahead of what must ring now."""
-TURNS = UNDER_WAY + 2_000 + 500
-"""Pushes of the flood that may go ahead of all of another group: what is under way, one queue, one slice of a plan."""
-
-pytestmark = pytest.mark.xdist_group("flood")  # one flood for all tests
+TURNS = UNDER_WAY + 2_000 + 1_000 + 500
+"""Pushes of the flood that may go ahead of all of another group: what is under way, one queue, what waits to be
+written, one slice of a plan."""
 
 FRIEND, NAMED, EVERYBODY, NEIGHBOURS = ("friend", ["named"], ["all-1", "all-2"], [f"next-{n}" for n in range(20)])
 OTHERS = [FRIEND, *NAMED, *EVERYBODY, *NEIGHBOURS]
