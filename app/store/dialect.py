@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, Table, create_engine, event
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.sql.dml import Insert
@@ -141,19 +142,34 @@ class Database:
         self.engine.dispose()
 
 
-def insert(connection: Connection, table: Table) -> Any:
-    """The dialect's own INSERT, which knows upserts."""
-    name = connection.dialect.name
-    module: Any = {"sqlite": sqlite, "postgresql": postgresql}.get(name, mysql)
-    return module.insert(table)
+_MYSQL = ("mysql", "mariadb")
+
+
+# Each is made once: a statement that is another one each time would be compiled each time, which takes longer than
+# to insert ten rows.
+def insert(connection: Connection, table: Table) -> Insert:
+    """A plain INSERT."""
+    return _insert(connection.dialect.name, table)  # type: ignore[no-any-return]
 
 
 def insert_new(connection: Connection, table: Table) -> Insert:
     """INSERT that leaves rows alone that are there already."""
-    statement = insert(connection, table)
-    if connection.dialect.name in ("mysql", "mariadb"):
+    return _insert_new(connection.dialect.name, table)
+
+
+@cache
+def _insert_new(dialect: str, table: Table) -> Insert:
+    statement = _insert(dialect, table)
+    if dialect in _MYSQL:
         return statement.prefix_with("IGNORE")  # type: ignore[no-any-return]
     return statement.on_conflict_do_nothing()  # type: ignore[no-any-return]
+
+
+@cache
+def _insert(dialect: str, table: Table) -> Any:
+    """The dialect's own INSERT, which knows upserts."""
+    module: Any = {"sqlite": sqlite, "postgresql": postgresql}.get(dialect, mysql)
+    return module.insert(table)
 
 
 ROWS = 100
@@ -168,18 +184,25 @@ def insert_rows(
     A hundred rows go into one statement: the driver lets go of the interpreter for each statement that it runs, and
     beside a busy event loop it costs more to get that back than to insert a row.
     """
-    compiled = statement.compile(dialect=connection.dialect, column_keys=list(columns))
-    if compiled.positiontup is None:
+    sql, order = _compiled(statement, connection.dialect, tuple(columns))
+    if order is None:
         named = [dict(zip(columns, row, strict=True)) for row in rows]
-        return connection.exec_driver_sql(str(compiled), named).rowcount
-    order = [columns.index(name) for name in compiled.positiontup]
-    before, group, after = _around_values(str(compiled))
+        return connection.exec_driver_sql(sql, named).rowcount
+    before, group, after = _around_values(sql)
     written = 0
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
-        sql = f"{before}{', '.join([group] * len(some))}{after}"
-        written += connection.exec_driver_sql(sql, tuple(row[i] for row in some for i in order)).rowcount
+        many = f"{before}{', '.join([group] * len(some))}{after}"
+        written += connection.exec_driver_sql(many, tuple(row[i] for row in some for i in order)).rowcount
     return written
+
+
+@lru_cache(maxsize=64)
+def _compiled(statement: Insert, dialect: Dialect, columns: tuple[str, ...]) -> tuple[str, list[int] | None]:
+    """The SQL for one row, and which columns its values are, in their order; None where it names them."""
+    compiled = statement.compile(dialect=dialect, column_keys=list(columns))
+    names = compiled.positiontup
+    return str(compiled), None if names is None else [columns.index(name) for name in names]
 
 
 def _around_values(sql: str) -> tuple[str, str, str]:
@@ -191,13 +214,18 @@ def _around_values(sql: str) -> tuple[str, str, str]:
 
 def upsert(connection: Connection, table: Table, keys: Sequence[str], values: Sequence[str]) -> Insert:
     """INSERT that overwrites `values` where a row with the same `keys` is there already."""
-    statement = insert(connection, table)
-    if connection.dialect.name in ("mysql", "mariadb"):
+    return _upsert(connection.dialect.name, table, tuple(keys), tuple(values))
+
+
+@cache
+def _upsert(dialect: str, table: Table, keys: tuple[str, ...], values: tuple[str, ...]) -> Insert:
+    statement = _insert(dialect, table)
+    if dialect in _MYSQL:
         return statement.on_duplicate_key_update(  # type: ignore[no-any-return]
             {name: statement.inserted[name] for name in values}
         )
     return statement.on_conflict_do_update(  # type: ignore[no-any-return]
-        index_elements=list(keys), set_={name: statement.excluded[name] for name in values}
+        index_elements=keys, set_={name: statement.excluded[name] for name in values}
     )
 
 

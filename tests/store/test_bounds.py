@@ -19,10 +19,11 @@ from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
+from sqlalchemy.sql.dml import Insert
 
 from app.store import deliveries, devices, inbox, keys, schema
 from app.store.dialect import ROWS, NotLocked, WriteLock, reason
-from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, waiting
+from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, stored, waiting
 
 COUNT_IN_TWO = """
 import os, sys
@@ -58,6 +59,16 @@ def test_repeats_are_counted_right_in_batches_of_any_size(db: Connection, count:
     found = deliveries.trace(db, limit=count + 1)
     assert {row.uid for row in found if row.reason == "first"} == set(uids[::2])
     assert {row.uid for row in found if row.reason == "second"} == set(uids[1::2])
+
+
+def test_a_statement_for_many_rows_is_compiled_once(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(db, waiting("settled"), delivery("sent"))
+    (due,) = deliveries.claim_due(db, "ios", 0, 10, ME, NOW, 1_000)
+    assert deliveries.update_held_by(db, [due], ME) == 1
+    monkeypatch.setattr(Insert, "compile", None)
+    (due,) = deliveries.claim_due(db, "ios", 0, 10, ME, NOW, 1_000)
+    assert deliveries.update_held_by(db, [due], ME) == 1
+    assert deliveries.insert_new(db, [delivery("sent"), delivery("new")]) == 1
 
 
 def test_devices_of_all_users_are_listed(db: Connection) -> None:
