@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, up
 from app.model import Lane, Outcome
 from app.store import dialect, inbox, keys
 from app.store.rows import Delivery
-from app.store.schema import deliveries
+from app.store.schema import HELD, LETTER, deliveries
 from app.store.turns import FIRST, first_of_channels
 
 _COLUMNS = (
@@ -191,7 +191,7 @@ def release_held(connection: Connection, uids: Sequence[str], now: int) -> int:
     for some in dialect.chunks([keys.key(uid) for uid in uids]):
         waiting = and_(
             deliveries.c.uid.in_(some),
-            deliveries.c.outcome == Outcome.HELD,
+            HELD,
             deliveries.c.owner.is_(None),
             deliveries.c.due_at > now,
         )
@@ -264,13 +264,10 @@ def _deliveries(connection: Connection, rows: Sequence[Any]) -> list[Delivery]:
 
 def dead_letters(connection: Connection, limit: int, before: int | None = None) -> list[Delivery]:
     """Given-up pushes whose content is still here, the newest first. `before`: the id of the last one seen."""
-    query = _SELECT.where(_IS_LETTER).order_by(deliveries.c.id.desc()).limit(limit)
+    query = _SELECT.where(LETTER).order_by(deliveries.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(deliveries.c.id < before)
     return _deliveries(connection, connection.execute(query).all())
-
-
-_IS_LETTER = and_(deliveries.c.event_id.is_not(None), deliveries.c.outcome == Outcome.DEAD)
 
 
 def retry_dead(connection: Connection, letter_id: int, now: int) -> bool:
@@ -278,7 +275,7 @@ def retry_dead(connection: Connection, letter_id: int, now: int) -> bool:
 
     One without a user is a call that could not be planned: it goes back to the inbox.
     """
-    unread = and_(deliveries.c.id == letter_id, _IS_LETTER, deliveries.c.uid == "")
+    unread = and_(deliveries.c.id == letter_id, LETTER, deliveries.c.uid == "")
     event_id = connection.execute(select(deliveries.c.event_id).where(unread)).scalar()
     if event_id is not None:
         connection.execute(delete(deliveries).where(unread))
@@ -293,19 +290,18 @@ def retry_dead(connection: Connection, letter_id: int, now: int) -> bool:
         "at": now,
     }
     return (
-        connection.execute(update(deliveries).where(deliveries.c.id == letter_id, _IS_LETTER).values(values)).rowcount
-        > 0
+        connection.execute(update(deliveries).where(deliveries.c.id == letter_id, LETTER).values(values)).rowcount > 0
     )
 
 
 def forget_unread(connection: Connection) -> None:
     """Remove the letters of calls that could not be planned: all are tried again."""
-    connection.execute(delete(deliveries).where(_IS_LETTER, deliveries.c.uid == ""))
+    connection.execute(delete(deliveries).where(LETTER, deliveries.c.uid == ""))
 
 
 def forget_dead(connection: Connection, letter_id: int) -> bool:
     """Let go of a dead letter's content; its trace stays. False where there is none of that id."""
-    mine = and_(deliveries.c.id == letter_id, _IS_LETTER)
+    mine = and_(deliveries.c.id == letter_id, LETTER)
     event_id = connection.execute(select(deliveries.c.event_id).where(mine)).scalar()
     if event_id is None:
         return False

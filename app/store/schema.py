@@ -16,8 +16,11 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    literal_column,
 )
 from sqlalchemy.dialects import mysql
+
+from app.model import Outcome
 
 Id = BigInteger().with_variant(Integer, "sqlite")
 """SQLite gives out row numbers by itself only for this type."""
@@ -124,6 +127,13 @@ Index(
     sqlite_where=deliveries.c.owner.is_not(None),
     postgresql_where=deliveries.c.owner.is_not(None),
 )
+# Written out, as in the indexes: of a value that is bound no database sees beforehand that such an index has its rows.
+HELD = deliveries.c.outcome == literal_column(f"'{Outcome.HELD}'")
+DEAD = deliveries.c.outcome == literal_column(f"'{Outcome.DEAD}'")
+LETTER = and_(DEAD, deliveries.c.event_id.is_not(None))
+"""A given-up push whose content is still here."""
+Index("deliveries_held_for", deliveries.c.uid, deliveries.c.due_at, sqlite_where=HELD, postgresql_where=HELD)
+Index("deliveries_letters", deliveries.c.outcome, deliveries.c.id, sqlite_where=LETTER, postgresql_where=LETTER)
 Index(
     "deliveries_by_event",
     deliveries.c.event_id,

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.dml import Insert
 
+from app.model import Outcome
 from app.store import deliveries, devices, inbox, keys, schema
 from app.store.dialect import ROWS, NotLocked, WriteLock, reason
 from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, stored, waiting
@@ -157,3 +158,16 @@ def test_a_lease_is_renewed_without_a_look_at_what_nobody_holds(db: Connection) 
     assert steps(db, lambda: inbox.free(db, ME)) <= 1
     assert steps(db, lambda: deliveries.renew(db, ME, NOW)) <= 1
     assert steps(db, lambda: deliveries.free(db, ME, NOW)) <= 1
+
+
+def test_what_is_held_for_a_user_is_found_without_a_look_at_their_trace(db: Connection) -> None:
+    deliveries.insert_new(db, [delivery(message_id=n) for n in range(2_000)])
+    deliveries.insert_new(db, [waiting(message_id=n) for n in range(2_000, 4_000)])
+    assert steps(db, lambda: deliveries.release_held(db, ["u1"], NOW)) <= 1
+
+
+def test_dead_letters_are_listed_without_a_look_at_what_was_sent(db: Connection) -> None:
+    deliveries.insert_new(db, [delivery(f"u{n}", event_id=1, outcome=Outcome.DEAD) for n in range(9)])
+    deliveries.insert_new(db, [delivery(message_id=n, event_id=None) for n in range(4_000)])
+    assert steps(db, lambda: deliveries.dead_letters(db, 10)) <= 1
+    assert steps(db, lambda: deliveries.dead_letters(db, 10, before=10**9)) <= 1
