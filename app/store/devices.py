@@ -31,6 +31,8 @@ _VALUES = (
     "removed_reason",
 )
 _HERE = devices.c.removed_at.is_(None)
+_REASON = 255
+"""Characters of a vendor's word that are kept."""
 
 
 def _digest(token: str) -> bytes:
@@ -145,7 +147,7 @@ _SAME_TOKEN = and_(
 
 def drop(connection: Connection, drops: Iterable[Drop], now: int) -> int:
     """Put devices in quarantine whose token a vendor called dead, unless it was registered again since; how many."""
-    values = [{**_token(item), "before": item.before, "reason": item.reason[:255]} for item in drops]
+    values = [{**_token(item), "before": item.before, "reason": item.reason[:_REASON]} for item in drops]
     if not values:
         return 0
     dead = and_(_SAME_TOKEN, devices.c.registered_at < bindparam("before"), _HERE)
@@ -179,11 +181,13 @@ def restore(
 ) -> int:
     """Take up to `limit` devices of a provider back that came into quarantine since then; how many.
 
-    For tokens that looked dead because a setting was wrong. reasons: only what came there for one of these.
+    For tokens that looked dead because a setting was wrong. reasons: only what came there for one of these, of which
+    the column holds the first 255 characters. Where `limit` of them came back there may be more.
     """
-    gone = and_(devices.c.provider == provider, devices.c.removed_at >= since)
+    # The provider as a term and not as a column, or SQLite walks all of its devices for the few that are gone.
+    gone = and_(devices.c.provider.concat("") == provider, devices.c.removed_at >= since)
     if reasons is not None:
-        gone = and_(gone, devices.c.removed_reason.in_(reasons))
+        gone = and_(gone, devices.c.removed_reason.in_({reason[:_REASON] for reason in reasons}))
     statement = update(devices).where(_NAMED, devices.c.removed_at >= since)
     return _change(connection, gone, limit, statement.values(removed_at=None, removed_reason=""))
 

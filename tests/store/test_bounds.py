@@ -24,6 +24,7 @@ from sqlalchemy.sql.dml import Insert
 from app.model import Outcome
 from app.store import deliveries, devices, inbox, keys, schema
 from app.store.dialect import ROWS, NotLocked, WriteLock, reason
+from app.store.rows import Drop
 from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, stored, waiting
 
 COUNT_IN_TWO = """
@@ -164,6 +165,14 @@ def test_what_is_held_for_a_user_is_found_without_a_look_at_their_trace(db: Conn
     deliveries.insert_new(db, [delivery(message_id=n) for n in range(2_000)])
     deliveries.insert_new(db, [waiting(message_id=n) for n in range(2_000, 4_000)])
     assert steps(db, lambda: deliveries.release_held(db, ["u1"], NOW)) <= 1
+
+
+def test_devices_are_taken_back_without_a_look_at_the_others(db: Connection) -> None:
+    for number in range(1_000):
+        devices.put(db, device(f"u{number}", token=f"token {number}"))
+    devices.drop(db, [Drop("u7", "d1", "ios", "token 7", NOW + 1, "BadDeviceToken")], NOW)
+    assert steps(db, lambda: devices.restore(db, "ios", NOW, ["BadDeviceToken"])) <= 1
+    assert devices.restore(db, "ios", NOW) == 0
 
 
 def test_dead_letters_are_listed_without_a_look_at_what_was_sent(db: Connection) -> None:

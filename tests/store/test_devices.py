@@ -238,6 +238,14 @@ def test_only_what_went_for_some_reasons_is_taken_back(db: Connection) -> None:
     assert in_quarantine(db, "u0", "u1", "u2") == {("u1", "d1")}
 
 
+def test_what_went_for_a_long_reason_is_taken_back(db: Connection) -> None:
+    long = "x" * 300
+    removed_at(db, "u1", NOW + 1, long)
+    removed_at(db, "u2", NOW + 1, "x" * 254)
+    assert devices.restore(db, "ios", NOW, [long]) == 1
+    assert in_quarantine(db, "u1", "u2") == {("u2", "d1")}
+
+
 def test_taking_back_and_forgetting_are_bounded(db: Connection) -> None:
     for number in range(7):
         removed_at(db, f"u{number}", NOW + number)
