@@ -21,13 +21,13 @@ from app.dispatch.sender import Answers, Sender
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, Shared
 from app.dispatch.steps import Rules
+from app.dispatch.tidy import Tidy
 from app.dispatch.waiting import Waiting
 from app.intake import LANES
 from app.model import Outcome
 from app.relay import Target
 from app.settle import Limits
-from app.store import deliveries, devices, health, inbox, keys, leases
-from app.store import presence as presence_store
+from app.store import deliveries, health, inbox, leases
 from app.store.dialect import Database, Transaction
 from app.store.rows import Health
 from providers.kit.base import Provider, Send
@@ -37,12 +37,8 @@ log = structlog.get_logger()
 RENEW_EVERY = 10.0
 BEAT_EVERY = 2.0
 TIDY_EVERY = 60.0
-TIDY_ROWS = 2_000
 GRACE = 8.0
 """Seconds for what is under way when the dispatcher is told to stop."""
-OFFLINE_KNOWN = 30 * 86_400_000
-"""Milliseconds that it is remembered that a user is offline: a rescue needs to have been told so, where the server is
-not asked, and of most users nothing is said for days."""
 PARTS = (*LANES, "due", "held")
 
 
@@ -72,8 +68,7 @@ class Dispatcher:
         self._waiting = Waiting(self._shared, self._settler, ask)
         self._rescuing = Rescue(self._shared, ask)
         self._relay = Relay(self._shared, targets)
-        self._retention = retention
-        self._quarantine = quarantine
+        self._tidy = Tidy(self._shared, retention, quarantine)
         self._poke = poke
         self._started = now_ms()
         self._stopping = asyncio.Event()
@@ -93,7 +88,7 @@ class Dispatcher:
             *self._relay.parts(),
             self._every(RENEW_EVERY, self._renew),
             self._every(BEAT_EVERY, self._beat),
-            self._every(TIDY_EVERY, self._tidy),
+            self._every(TIDY_EVERY, self._tidy.round),
         ]
         tasks: list[asyncio.Task[Any]] = [settler, *(asyncio.create_task(part) for part in parts)]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -236,27 +231,6 @@ class Dispatcher:
             "tokens_doubted": sender.doubts_tokens,
             "token_refreshes": sender.provider.credential.renewals if sender.provider.credential else 0,
         }
-
-    async def _tidy(self) -> None:
-        """Forget what nobody may look up any more, and end what waits for a provider that is gone."""
-
-        def write() -> int:
-            before = now_ms() - self._retention
-            with self._shared.db.write() as connection:
-                deliveries.end_orphans(connection, ["", *self._shared.providers], now_ms())
-                presence_store.forget(connection, now_ms() - max(self._shared.rules.policy.ttl, OFFLINE_KNOWN))
-                inbox.forget_failed(connection, before)
-                health.forget(connection, now_ms())
-                removed = max(
-                    deliveries.forget(connection, before, TIDY_ROWS),
-                    devices.forget_removed(connection, now_ms() - self._quarantine, TIDY_ROWS),
-                )
-                inbox.sweep_all(connection)
-                keys.forget_unused(connection)
-            return removed
-
-        while await self._shared.write(write) == TIDY_ROWS:
-            pass
 
 
 _FAILED = frozenset({Outcome.INVALID_TOKEN, Outcome.REJECTED, Outcome.DEAD})

@@ -202,7 +202,10 @@ def release_held(connection: Connection, uids: Sequence[str], now: int) -> int:
 def release_to_devices(
     connection: Connection, held: Delivery, pushes: Sequence[Delivery], owner: str
 ) -> list[Delivery] | None:
-    """Put one row a device in the place of a held user's row; None where `owner` no longer holds that."""
+    """Put one row a device in the place of a held user's row; None where `owner` no longer holds that.
+
+    Devices that have an outcome already get none. Where that is all of them, nothing may need the content any more.
+    """
     mine = and_(deliveries.c.id == held.id, deliveries.c.owner == owner)
     if not connection.execute(delete(deliveries).where(mine)).rowcount:
         return None
@@ -210,7 +213,10 @@ def release_to_devices(
     query = _SELECT.where(
         deliveries.c.message_id == held.message_id, deliveries.c.uid == keys.key(held.uid), deliveries.c.owner == owner
     )
-    return _deliveries(connection, connection.execute(query).all())
+    released = _deliveries(connection, connection.execute(query).all())
+    if not released and held.event_id is not None:
+        inbox.sweep(connection, [held.event_id])
+    return released
 
 
 def renew(connection: Connection, owner: str, until: int) -> None:
@@ -310,20 +316,54 @@ def forget_dead(connection: Connection, letter_id: int) -> bool:
     return True
 
 
-def end_orphans(connection: Connection, providers: Sequence[str], now: int) -> int:
-    """Give up what waits for a provider that is not among `providers`; how many."""
-    waiting = and_(deliveries.c.due_at.is_not(None), deliveries.c.provider.not_in(providers))
+def awaited(connection: Connection) -> list[str]:
+    """The providers that something waits for; "" where it waits for a user. One seek each, however much that is."""
+    found: list[str] = []
+    query = select(deliveries.c.provider).where(deliveries.c.due_at.is_not(None)).order_by(deliveries.c.provider)
+    while True:
+        beyond = query.where(deliveries.c.provider > found[-1]) if found else query
+        provider = connection.execute(beyond.limit(1)).scalar()
+        if provider is None:
+            return found
+        found.append(provider)
+
+
+def give_up(connection: Connection, providers: Sequence[str], now: int, limit: int) -> int:
+    """Give up to `limit` rows up that wait for one of these providers, which are gone; how many."""
+    waiting = select(deliveries.c.id).where(deliveries.c.due_at.is_not(None), deliveries.c.provider.in_(providers))
+    ids = list(connection.execute(waiting.limit(limit).with_for_update()).scalars())
     values = {"outcome": Outcome.DEAD, "reason": "provider_unknown", "due_at": None, "owner": None, "at": now}
-    return connection.execute(update(deliveries).where(waiting).values(values)).rowcount
-
-
-def forget(connection: Connection, before: int, limit: int) -> int:
-    """Remove up to `limit` outcomes that are the last word since before then; how many."""
-    old = select(deliveries.c.id).where(deliveries.c.at < before, deliveries.c.due_at.is_(None))
-    ids = list(connection.execute(old.order_by(deliveries.c.at).limit(limit)).scalars())
     for some in dialect.chunks(ids):
-        connection.execute(delete(deliveries).where(deliveries.c.id.in_(some)))
+        connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(values))
     return len(ids)
+
+
+START = (0, 0)
+
+
+def forget(connection: Connection, before: int, limit: int, after: tuple[int, int] = START) -> tuple[int, int]:
+    """Look at the `limit` oldest outcomes, remove those that are the last word since before then, and their contents.
+
+    after: the (at, id) to go on after. Gives the next one, the same where nothing from before then is left: rows that
+    wait may be any number, and must not be walked again for each that goes.
+    """
+    rows = _oldest(connection, before, limit, after)
+    gone = [row for row in rows if row.due_at is None]
+    for some in dialect.chunks([row.id for row in gone]):
+        connection.execute(delete(deliveries).where(deliveries.c.id.in_(some)))
+    inbox.sweep(connection, [row.event_id for row in gone if row.event_id is not None])
+    return (rows[-1].at, rows[-1].id) if rows else after
+
+
+def _oldest(connection: Connection, before: int, limit: int, after: tuple[int, int]) -> list[Any]:
+    at, last_id = after
+    query = select(deliveries.c.at, deliveries.c.id, deliveries.c.due_at, deliveries.c.event_id).with_for_update()
+    query = query.where(deliveries.c.at < before).order_by(deliveries.c.at, deliveries.c.id)
+    # One after the other: with OR the index gives all of one time again and again, which may be a whole large group.
+    rows = list(connection.execute(query.where(deliveries.c.at == at, deliveries.c.id > last_id).limit(limit)))
+    if len(rows) < limit:
+        rows += connection.execute(query.where(deliveries.c.at > at).limit(limit - len(rows)))
+    return rows
 
 
 def waiting(connection: Connection) -> dict[str, int]:

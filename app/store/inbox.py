@@ -195,10 +195,24 @@ def sweep(connection: Connection, ids: Sequence[int]) -> None:
         connection.execute(delete(events).where(events.c.id.in_(some), events.c.state != NEW, ~used))
 
 
-def sweep_all(connection: Connection) -> None:
-    """Remove every planned call that no delivery refers to."""
-    used = select(deliveries.c.id).where(deliveries.c.event_id == events.c.id).exists()
-    connection.execute(delete(events).where(events.c.state == PLANNED, ~used))
+START = ("", 0)
+
+
+def sweep_next(connection: Connection, after: tuple[str, int], limit: int) -> tuple[str, int]:
+    """Sweep the next `limit` planned calls of a lane; the (lane, id) to go on after, START at the end.
+
+    For what the other sweeps may have passed over: there is no haste, and all that waits would take too long at once.
+    """
+    lane, last_id = after
+    planned = events.c.state == PLANNED
+    query = select(events.c.id).where(planned, events.c.lane == lane, events.c.id > last_id)
+    ids = list(connection.execute(query.order_by(events.c.id).limit(limit)).scalars())
+    sweep(connection, ids)
+    if len(ids) == limit:
+        return lane, ids[-1]
+    following = select(events.c.lane).where(planned, events.c.lane > lane).order_by(events.c.lane).limit(1)
+    found = connection.execute(following).scalar()
+    return START if found is None else (found, 0)
 
 
 def give_back(connection: Connection, event_id: int, owner: str, not_before: int, attempts: int, failed: bool) -> None:
@@ -248,10 +262,12 @@ def try_again(connection: Connection) -> int:
     return connection.execute(update(events).where(events.c.state == FAILED).values(again)).rowcount
 
 
-def forget_failed(connection: Connection, before: int) -> int:
-    """Remove calls that were set aside and came before then; how many."""
-    old = and_(events.c.state == FAILED, events.c.received_at < before)
-    return connection.execute(delete(events).where(old)).rowcount
+def forget_failed(connection: Connection, before: int, limit: int) -> int:
+    """Remove up to `limit` calls that were set aside and came before then; how many."""
+    old = select(events.c.id).where(events.c.state == FAILED, events.c.received_at < before)
+    ids = list(connection.execute(old.limit(limit)).scalars())
+    remove(connection, ids)
+    return len(ids)
 
 
 SET_ASIDE = "failed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection as Db
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, func, select
 
 from app.model import Connection, Connections
 from app.store import dialect, keys
@@ -43,6 +43,14 @@ def online(db: Db) -> int:
     return int(db.execute(query).scalar_one())
 
 
-def forget(db: Db, before: int) -> int:
-    """Remove records of kinds of device that nothing has been said of since before then."""
-    return db.execute(delete(presence).where(presence.c.seen < before)).rowcount
+def forget(db: Db, before: int, limit: int, after: str = "") -> str:
+    """Look at the next `limit` records, and remove those of kinds of device that nothing was said of since before then.
+
+    after: the key of a user to go on after. Gives the next one, "" at the end. A walk that takes hours is soon enough,
+    where an index would be written with each status.
+    """
+    query = select(presence.c.uid).where(presence.c.uid > after).order_by(presence.c.uid)
+    last = db.execute(query.offset(limit - 1).limit(1)).scalar()
+    here = presence.c.uid > after if last is None else and_(presence.c.uid > after, presence.c.uid <= last)
+    db.execute(delete(presence).where(here, presence.c.seen < before))
+    return last or ""

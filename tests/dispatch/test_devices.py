@@ -170,7 +170,7 @@ def test_a_stale_device_of_a_user_who_looks_online(bridge: Bridge) -> None:
 
 
 def test_what_was_long_enough_in_quarantine_is_forgotten(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.dispatch.loop.TIDY_ROWS", 2)
+    monkeypatch.setattr("app.dispatch.tidy.ROWS", 2)
     now = now_ms()
     for number in range(7):
         register(bridge, f"phone {number}", f"token {number}", at=1)

@@ -21,8 +21,9 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.dml import Insert
 
+from app.model import Connection as Known
 from app.model import Outcome
-from app.store import deliveries, devices, inbox, keys, schema
+from app.store import deliveries, devices, inbox, keys, presence, schema
 from app.store.dialect import ROWS, NotLocked, WriteLock, reason
 from app.store.rows import Drop
 from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, stored, waiting
@@ -165,6 +166,19 @@ def test_what_is_held_for_a_user_is_found_without_a_look_at_their_trace(db: Conn
     deliveries.insert_new(db, [delivery(message_id=n) for n in range(2_000)])
     deliveries.insert_new(db, [waiting(message_id=n) for n in range(2_000, 4_000)])
     assert steps(db, lambda: deliveries.release_held(db, ["u1"], NOW)) <= 1
+
+
+def test_what_is_tidied_in_one_step_is_bounded_whatever_waits(db: Connection) -> None:
+    put(db, *(str(n).encode() for n in range(4_000)))
+    ids = [event.id for event in claim(db, limit=4_000)]
+    deliveries.insert_new(db, [waiting(f"u{n}", event_id=n, due_at=NOW + 9) for n in ids])
+    assert inbox.planned(db, ids, ME) == 4_000
+    presence.put(db, {f"u{n}": {0: Known(False, NOW, NOW)} for n in range(4_000)})
+    assert steps(db, lambda: deliveries.awaited(db)) <= 1
+    assert steps(db, lambda: deliveries.give_up(db, ["gone"], NOW, 10)) <= 1
+    assert steps(db, lambda: deliveries.forget(db, NOW + 1, 10)) <= 1
+    assert steps(db, lambda: inbox.sweep_next(db, ("normal", ids[9]), 10)) <= 1
+    assert steps(db, lambda: presence.forget_offline(db, NOW, 10, "u2")) <= 1
 
 
 def test_devices_are_taken_back_without_a_look_at_the_others(db: Connection) -> None:

@@ -251,10 +251,14 @@ def test_a_held_row_that_is_lost_is_not_released(db: Connection) -> None:
 
 def test_a_device_with_an_outcome_is_not_released_again(db: Connection) -> None:
     """Two webhooks may name one user: what was sent for the first is not sent for the second."""
-    stored(db, delivery(provider_id="sent before"), waiting("u1", "", outcome=Outcome.HELD, provider=""))
+    (event_id,) = planned(db, b"{}")
+    db.execute(schema.deliveries.delete())
+    stored(db, delivery(provider_id="sent before"))
+    stored(db, waiting("u1", "", outcome=Outcome.HELD, provider="", event_id=event_id))
     (held,) = claim(db, provider="")
-    assert deliveries.release_to_devices(db, held, [waiting()], ME) == []
+    assert deliveries.release_to_devices(db, held, [waiting(event_id=event_id)], ME) == []
     assert one(db).provider_id == "sent before"
+    assert not inbox.load(db, [event_id]), "nobody needs the content any more"
 
 
 def test_trace_filters(db: Connection) -> None:
@@ -323,7 +327,9 @@ def test_forgetting_a_dead_letter_removes_the_content_that_no_other_needs(db: Co
 def test_what_waits_for_a_provider_that_is_gone_is_given_up(db: Connection) -> None:
     stored(db, waiting("old", provider="gone"), waiting("new"), delivery("sent", provider="gone"))
     stored(db, waiting("held", "", provider="", outcome=Outcome.HELD))
-    assert deliveries.end_orphans(db, ["", "ios"], NOW + 4) == 1
+    assert deliveries.awaited(db) == ["", "gone", "ios"]
+    assert deliveries.give_up(db, ["gone"], NOW + 4, 10) == 1
+    assert deliveries.awaited(db) == ["", "ios"]
     row = deliveries.trace(db, uid="old")[0]
     assert (row.outcome, row.reason, row.due_at, row.at) == (Outcome.DEAD, "provider_unknown", None, NOW + 4)
     assert {r.outcome for r in deliveries.trace(db) if r.uid != "old"} == {
@@ -335,19 +341,33 @@ def test_what_waits_for_a_provider_that_is_gone_is_given_up(db: Connection) -> N
 
 def test_retention_removes_old_last_words_only(db: Connection) -> None:
     stored(db, *(delivery(f"u{n}", at=NOW + n) for n in range(5)), waiting("waits", at=NOW))
-    assert deliveries.forget(db, NOW + 3, 2) == 2
-    assert {row.uid for row in deliveries.trace(db)} == {"u2", "u3", "u4", "waits"}
-    assert deliveries.forget(db, NOW + 3, 2) == 1
-    assert deliveries.forget(db, NOW + 3, 2) == 0
+    place = deliveries.forget(db, NOW + 3, 2)
+    assert {row.uid for row in deliveries.trace(db)} == {"u1", "u2", "u3", "u4", "waits"}
+    place = deliveries.forget(db, NOW + 3, 2, place)
+    assert {row.uid for row in deliveries.trace(db)} == {"u3", "u4", "waits"}
+    assert deliveries.forget(db, NOW + 3, 2, place) == place
     assert {row.uid for row in deliveries.trace(db)} == {"u3", "u4", "waits"}
 
 
-def test_the_content_of_forgotten_dead_letters_can_be_swept(db: Connection) -> None:
+@pytest.mark.parametrize("times", [[NOW] * 7, [NOW, NOW, NOW + 1, NOW + 2, NOW + 2, NOW + 2, NOW + 3]])
+def test_retention_passes_over_what_waits_however_old_it_is(db: Connection, times: list[int]) -> None:
+    stored(db, *(waiting(f"waits {n}", at=at) for n, at in enumerate(times)))
+    stored(db, *(delivery(f"old {n}", at=at) for n, at in enumerate(times)), delivery("young", at=NOW + 4))
+    place, steps = deliveries.START, 0
+    while (following := deliveries.forget(db, NOW + 4, 3, place)) != place:
+        place, steps = following, steps + 1
+    assert {row.uid for row in deliveries.trace(db)} == {*(f"waits {n}" for n in range(7)), "young"}
+    assert steps == 5, "each row is looked at once"
+
+
+def test_content_goes_with_the_last_dead_letter_that_is_forgotten(db: Connection) -> None:
     (event_id,) = planned(db, b"{}")
     (row,) = claim(db)
     deliveries.update_held_by(db, [replace(row, outcome=Outcome.DEAD, due_at=None)], ME)
-    deliveries.forget(db, NOW + 1, 10)
-    inbox.sweep_all(db)
+    stored(db, delivery("another", outcome=Outcome.DEAD, event_id=event_id, at=NOW + 1))
+    place = deliveries.forget(db, NOW + 1, 10)
+    assert inbox.load(db, [event_id])
+    deliveries.forget(db, NOW + 2, 10, place)
     assert not inbox.load(db, [event_id])
 
 

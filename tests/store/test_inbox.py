@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Connection
 
-from app.store import deliveries, inbox
+from app.store import deliveries, inbox, schema
 from app.store.rows import Event
-from app.store.schema import FAILED
+from app.store.schema import FAILED, PLANNED
 from app.store.schema import events as table
 from tests.store.kit import ME, NOW, OTHER, arrival, bodies, claim, planned, put, rows, waiting
 
@@ -152,8 +152,11 @@ def test_a_call_that_failed_too_often_is_set_aside(db: Connection) -> None:
     inbox.give_back(db, event.id, ME, NOW, 5, True)
     assert claim(db, now=NOW + 10**9) == []
     assert [row.state for row in rows(db, table)] == [FAILED]
-    inbox.sweep_all(db)
+    sweep_all(db)
     assert inbox.load(db, [event.id])
+    assert inbox.forget_failed(db, event.received_at, 10) == 0
+    assert inbox.forget_failed(db, event.received_at + 1, 10) == 1
+    assert not inbox.load(db, [event.id])
 
 
 def test_only_the_holder_gives_back_or_ends_a_call(db: Connection) -> None:
@@ -183,12 +186,30 @@ def test_sweeping_removes_planned_calls_only(db: Connection) -> None:
     claim(db, limit=1)
     ids = [kept, todo.id, claimed.id]
     inbox.sweep(db, ids)
-    inbox.sweep_all(db)
+    sweep_all(db)
     assert sorted(inbox.load(db, ids)) == sorted(ids)
-    deliveries.end_orphans(db, [], NOW)
-    deliveries.forget(db, NOW + 1, 10)
+    db.execute(schema.deliveries.delete())
     inbox.sweep(db, [*ids, kept])
     assert sorted(inbox.load(db, ids)) == sorted(ids[1:])
+
+
+def sweep_all(db: Connection) -> int:
+    """Sweep from lane to lane, two calls a step; how many steps."""
+    place, steps = inbox.sweep_next(db, inbox.START, 2), 1
+    while place != inbox.START:
+        place, steps = inbox.sweep_next(db, place, 2), steps + 1
+    return steps
+
+
+def test_the_walk_comes_by_every_planned_call(db: Connection) -> None:
+    for lane in ("now", "bulk", "normal"):
+        put(db, *(f"{lane} {n}".encode() for n in range(4)), lane=lane)
+    db.execute(table.update().values(state=PLANNED))
+    (kept, *_) = inbox.load(db, range(100))
+    deliveries.insert_new(db, [waiting(event_id=kept)])
+    put(db, b"todo")
+    assert sweep_all(db) == 10, "one to begin with, three a lane"
+    assert [event.body for event in inbox.load(db, range(100)).values()] == [b"now 0", b"todo"]
 
 
 def test_depth_counts_by_lane_what_is_to_be_planned(db: Connection) -> None:

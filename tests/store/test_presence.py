@@ -51,6 +51,17 @@ def test_a_user_is_online_once(db: Db) -> None:
 def test_old_records_are_forgotten_whatever_they_say(db: Db) -> None:
     old = Connection(False, NOW - 10, NOW - 10)
     presence.put(db, {"u1": {0: OPEN, 1: old}, "u2": {0: CLOSED}, "u3": {0: Connection(True, NOW - 10, NOW - 10)}})
-    assert presence.forget(db, NOW) == 2
+    assert presence.forget(db, NOW, 10) == ""
     assert presence.of_users(db, ["u1", "u2", "u3"]).keys() == {"u1", "u2"}
     assert presence.of_users(db, ["u1"])["u1"].keys() == {0}
+
+
+def test_records_are_walked_a_few_at_a_time(db: Db) -> None:
+    old = Connection(False, NOW - 10, NOW - 10)
+    presence.put(db, {f"u{n}": {0: old, 1: OPEN if n == 2 else old} for n in range(5)})
+    places = [presence.forget(db, NOW, 4)]
+    assert presence.of_users(db, ["u0", "u1", "u4"]).keys() == {"u4"}
+    while places[-1]:
+        places.append(presence.forget(db, NOW, 4, places[-1]))
+    assert places == ["u1", "u3", ""]
+    assert presence.of_users(db, [f"u{n}" for n in range(5)]) == {"u2": {1: OPEN}}
