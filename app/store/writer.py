@@ -10,7 +10,6 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from app.store import inbox, relay
 from app.store.dialect import Database
@@ -28,8 +27,9 @@ class NotStored(Exception):
 
 @dataclass
 class _Waiting:
-    arrival: Arrival | None
-    copies: Sequence[relay.Copy]
+    """content: None once its caller has given up; the whole is set at once, as both threads look at it."""
+
+    content: tuple[Arrival | None, Sequence[relay.Copy]] | None
     done: Future[None] = field(default_factory=Future)
 
 
@@ -51,11 +51,13 @@ class GroupCommit:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
                 self._thread.start()
-        waiting = _Waiting(arrival, copies)
+        waiting = _Waiting((arrival, copies))
         self._queue.put(waiting)
         try:
             waiting.done.result(timeout)
         except FutureTimeout:
+            # What nobody waits for any more must not pile up while the database is held.
+            waiting.content = None
             raise NotStored("the database did not take it in time") from None
 
     def _run(self) -> None:
@@ -69,14 +71,25 @@ class GroupCommit:
             self._commit(batch)
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        try:
-            with self._database.write() as connection:
-                inbox.put(connection, [waiting.arrival for waiting in batch if waiting.arrival])
-                relay.put(connection, [copy for waiting in batch for copy in waiting.copies])
-        except (SQLAlchemyError, OSError) as error:
-            log.error("inbox not writable", action="put", error=type(error).__name__, calls=len(batch))
-            for waiting in batch:
-                waiting.done.set_exception(NotStored("the database cannot be written"))
+        """Keep these calls. Where that fails for several together, one of them may be the reason: each by itself."""
+        error = self._store(batch)
+        if error is None:
             return
+        failed = [waiting for waiting in batch if len(batch) == 1 or self._store([waiting]) is not None]
+        for waiting in failed:
+            waiting.done.set_exception(NotStored("the database cannot be written"))
+        log.error("inbox not writable", action="put", error=type(error).__name__, calls=len(failed), tried=len(batch))
+
+    def _store(self, batch: list[_Waiting]) -> Exception | None:
+        """Keep these calls in one transaction; what it failed with. Without those whose callers have given up."""
+        contents = [content for waiting in batch if (content := waiting.content) is not None]
+        try:
+            if contents:
+                with self._database.write() as connection:
+                    inbox.put(connection, [arrival for arrival, _ in contents if arrival])
+                    relay.put(connection, [copy for _, copies in contents for copy in copies])
+        except Exception as error:  # whatever it is, it must not end the thread: the others would wait in vain
+            return error
         for waiting in batch:
             waiting.done.set_result(None)
+        return None

@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
 
 from app.store import inbox, relay
 from app.store.dialect import Database, WriteLock
+from app.store.inbox import Arrival
 from app.store.opening import open_database
 from app.store.writer import MOST, GroupCommit, NotStored
+from tests.e2e.service import until
 from tests.store.kit import arrival
 
 PATIENCE = 20.0
@@ -94,30 +99,62 @@ def test_many_threads_lose_nothing(database: Database) -> None:
     assert depth(database) == 500
 
 
-def test_what_gathers_while_one_commits_is_committed_together(database: Database) -> None:
-    gate, commits = Gate(database), Commits(database)
+def put_together(database: Database, *arrivals: Arrival) -> list[BaseException | None]:
+    """Put one, and these together while it is committed; what became of these."""
+    gate = Gate(database)
     writer = GroupCommit(gate)
-    with ThreadPoolExecutor(20) as threads:
+    with ThreadPoolExecutor(len(arrivals) + 1) as threads:
         first = threads.submit(writer.put, arrival(b"first"), PATIENCE)
         assert gate.arrived.wait(PATIENCE)
-        late = threading.Barrier(20)
+        futures = [threads.submit(writer.put, each, PATIENCE) for each in arrivals]
+        until(lambda: writer._queue.qsize() == len(arrivals), "all have queued")
+        gate.open.set()
+        first.result(PATIENCE)
+        said = [future.exception(PATIENCE) for future in futures]
+    writer.put(arrival(b"last"), PATIENCE)
+    return said
 
-        def put(number: int) -> None:
-            with pytest.raises(NotStored):
-                writer.put(arrival(str(number).encode()), 0)
-            late.wait(PATIENCE)
 
-        # They do not wait for their commit, so that all of them are known to have queued.
-        waiting = [threads.submit(put, number) for number in range(19)]
-        late.wait(PATIENCE)
-        for future in waiting:
-            future.result(PATIENCE)
+def test_what_gathers_while_one_commits_is_committed_together(database: Database) -> None:
+    commits = Commits(database)
+    assert put_together(database, *(arrival(str(number).encode()) for number in range(19))) == [None] * 19
+    assert depth(database) == 21
+    assert commits.count == 3
+    assert MOST >= 20
+
+
+@pytest.mark.parametrize("bad", [{"kind": "msg.\udc80"}, {"body": b"too long"}], ids=["no database error", "refused"])
+def test_a_call_that_cannot_be_written_costs_no_other(database: Database, bad: dict[str, Any]) -> None:
+    with database.write() as connection:
+        refuse = "BEFORE INSERT ON events WHEN NEW.body = CAST('too long' AS BLOB) BEGIN SELECT RAISE(ABORT, 'no'); END"
+        connection.exec_driver_sql(f"CREATE TRIGGER refuse {refuse}")
+    said = put_together(database, arrival(b"a"), arrival(**bad), arrival(b"b"))
+    assert [type(error) for error in said] == [type(None), NotStored, type(None)]
+    assert "cannot be written" in str(said[1])
+    assert depth(database) == 4
+
+
+def test_what_nobody_waits_for_any_more_is_not_written(database: Database) -> None:
+    gate = Gate(database)
+    writer = GroupCommit(gate)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(writer.put, arrival(b"first"), PATIENCE)
+        assert gate.arrived.wait(PATIENCE)
+        copies = Copies([relay_copy(b"late")])
+        kept = weakref.ref(copies)
+        with pytest.raises(NotStored, match="in time"):
+            writer.put(arrival(b"late"), 0, copies)
+        del copies
+        gc.collect()
+        assert kept() is None, "it takes no memory, however long the database is held"
         gate.open.set()
         first.result(PATIENCE)
     writer.put(arrival(b"last"), PATIENCE)
-    assert depth(database) == 21
-    assert commits.count <= 3
-    assert MOST >= 20
+    assert depth(database) == 2
+
+
+class Copies(list[relay.Copy]):
+    """Those whose end can be watched."""
 
 
 def test_the_time_to_wait_is_bounded(database: Database) -> None:
