@@ -139,7 +139,9 @@ def claim_due(
     oldest = query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit).with_for_update(skip_locked=True)
     rows = list(connection.execute(oldest).all())
     if len(rows) == limit > 1:  # a single one is to try a provider: not the same one again, if it failed
+        # Found without a lock, so that another process may have it by now: looked at again, as what is free.
         ahead = query.where(deliveries.c.id.in_(_ahead(connection, in_lane, free, limit, now, start)))
+        ahead = ahead.with_for_update(skip_locked=True)
         rows = list({row.id: row for row in [*connection.execute(ahead).all(), *rows]}.values())[:limit]
     rows.sort(key=lambda row: row.id)  # as they were planned
     for some in dialect.chunks([row.id for row in rows]):

@@ -92,8 +92,7 @@ def claim(
     ids = _within(_next(connection, lane, limit, now, start), most_weight)
     if not ids:
         return []
-    mine = and_(events.c.id.in_(ids), _free(now))
-    connection.execute(update(events).where(mine).values(owner=owner, lease_until=now + lease))
+    connection.execute(update(events).where(events.c.id.in_(ids)).values(owner=owner, lease_until=now + lease))
     return _load(connection, ids)
 
 
@@ -131,11 +130,11 @@ def _next(connection: Connection, lane: str, limit: int, now: int, start: int) -
     known = dict(rows)
     missing = [event_id for event_id in firsts if event_id not in known]
     for some in dialect.chunks(missing):
-        known.update(
-            (event_id, weight) for event_id, weight in connection.execute(columns.where(events.c.id.in_(some)))
-        )
+        # Found without a lock, so that another process may have it by now.
+        still = columns.where(events.c.id.in_(some), *in_lane, _free(now)).with_for_update(skip_locked=True)
+        known.update((event_id, weight) for event_id, weight in connection.execute(still))
     order = dict.fromkeys([*firsts, *(event_id for event_id, _ in rows)])
-    return [(event_id, known[event_id]) for event_id in list(order)[:limit]]
+    return [(event_id, known[event_id]) for event_id in order if event_id in known][:limit]
 
 
 def oldest(connection: Connection, lanes: Sequence[str], kind: str) -> int | None:
