@@ -50,8 +50,11 @@ CACHE = 64 << 10
 
 def open_engine(url: str, durability: str, cache: int = CACHE) -> Engine:
     """An engine for `url`. `durability`: `full` or `normal`, as in `storage.durability`; `cache`: as CACHE."""
-    engine = create_engine(url, hide_parameters=True)  # they are tokens and texts, and errors are logged
-    if engine.dialect.name == "sqlite":
+    # hide_parameters: they are tokens and texts, and errors are logged.
+    # pool_pre_ping: a server, or what lies between, ends idle connections, and the call that finds out would be lost.
+    is_file = url.startswith("sqlite")
+    engine = create_engine(url, hide_parameters=True, pool_pre_ping=not is_file)
+    if is_file:
         synchronous = "FULL" if durability == "full" else "NORMAL"
 
         @event.listens_for(engine, "connect")
@@ -69,6 +72,28 @@ def open_engine(url: str, durability: str, cache: int = CACHE) -> Engine:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+@contextmanager
+def alone(connection: Connection) -> Iterator[None]:
+    """Keep out whoever wants the same, within a transaction. SQLite lets nobody else write anyhow."""
+    name = connection.dialect.name
+    if name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ALONE})")
+    if name not in _MYSQL:
+        yield
+        return
+    # Not the transaction's: there each change of a table ends one.
+    connection.exec_driver_sql(f"SELECT GET_LOCK('pushbridge-{_ALONE}', 3600)")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"SELECT RELEASE_LOCK('pushbridge-{_ALONE}')")
+
+
+_ALONE = 7_078_746_574
+"""Any number that no other program on the same server uses."""
+_MYSQL = ("mysql", "mariadb")
 
 
 class WriteLock:
@@ -140,9 +165,6 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-_MYSQL = ("mysql", "mariadb")
 
 
 # Each is made once: a statement that is another one each time would be compiled each time, which takes longer than

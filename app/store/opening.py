@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-from app.store.dialect import CACHE, Database, DatabaseError, WriteLock, open_engine, reason
+from app.store.dialect import CACHE, Database, DatabaseError, WriteLock, alone, open_engine, reason
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -81,7 +81,7 @@ def migrate(database: Database) -> None:
     with database.read() as connection:
         if _version(connection) == head:
             return
-    with database.write() as connection:
+    with database.write() as connection, alone(connection):
         if _version(connection) != head:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
