@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from app.store import inbox, relay
-from app.store.dialect import Database
+from app.store.dialect import Database, Unavailable
 from app.store.inbox import Arrival
 
 MOST = 256
@@ -71,11 +71,14 @@ class GroupCommit:
             self._commit(batch)
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        """Keep these calls. Where that fails for several together, one of them may be the reason: each by itself."""
+        """Keep these calls. Where that fails though the database can be used, one may be the reason: each by itself."""
         error = self._store(batch)
         if error is None:
             return
-        failed = [waiting for waiting in batch if len(batch) == 1 or self._store([waiting]) is not None]
+        if len(batch) > 1 and not isinstance(error, Unavailable):
+            failed = [waiting for waiting in batch if self._store([waiting]) is not None]
+        else:
+            failed = batch
         for waiting in failed:
             waiting.done.set_exception(NotStored("the database cannot be written"))
         log.error("inbox not writable", action="put", error=type(error).__name__, calls=len(failed), tried=len(batch))

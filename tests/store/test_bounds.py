@@ -178,7 +178,7 @@ def test_what_is_tidied_in_one_step_is_bounded_whatever_waits(db: Connection) ->
     assert steps(db, lambda: deliveries.give_up(db, ["gone"], NOW, 10)) <= 1
     assert steps(db, lambda: deliveries.forget(db, NOW + 1, 10)) <= 1
     assert steps(db, lambda: inbox.sweep_next(db, ("normal", ids[9]), 10)) <= 1
-    assert steps(db, lambda: presence.forget_offline(db, NOW, 10, "u2")) <= 1
+    assert steps(db, lambda: presence.forget(db, NOW, 10, "u2")) <= 1
 
 
 def test_devices_are_taken_back_without_a_look_at_the_others(db: Connection) -> None:
