@@ -6,14 +6,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, column, inspect, select, table
 
 from app.store.dialect import CACHE, Database, DatabaseError, WriteLock, alone, open_engine, reason
+from app.store.schema import VERSION
 
 _MAGIC = b"SQLite format 3\x00"
 
@@ -36,9 +32,12 @@ def open_database(data_dir: Path, url: str = "", durability: str = "full", cache
     database = Database(open_engine(url, durability, cache), lock)
     try:
         migrate(database)
-    except (DatabaseError, CommandError) as error:
+    except DatabaseError as error:
         database.close()
-        raise Unusable(reason(error) if isinstance(error, DatabaseError) else str(error)) from error
+        raise Unusable(reason(error)) from error
+    except Unusable:
+        database.close()
+        raise
     return database
 
 
@@ -74,18 +73,19 @@ def fault(data_dir: Path) -> str:
 
 
 def migrate(database: Database) -> None:
-    """Bring the schema to the newest version; of several processes that start together one does it."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    head = ScriptDirectory.from_config(config).get_current_head()
+    """Bring the schema to VERSION; of several processes that start together one does it. Raises Unusable."""
     with database.read() as connection:
-        if _version(connection) == head:
+        if _version(connection) == VERSION:
             return
+    from app.store import migrating
+
     with database.write() as connection, alone(connection):
-        if _version(connection) != head:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        fault = "" if _version(connection) == VERSION else migrating.upgrade(connection)
+    if fault:
+        raise Unusable(fault)
 
 
 def _version(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(select(column("version_num")).select_from(table("alembic_version"))).scalar()

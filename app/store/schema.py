@@ -22,6 +22,9 @@ from sqlalchemy.dialects import mysql
 
 from app.model import Outcome
 
+VERSION = "0002"
+"""The newest revision in `migrations`, which makes these tables."""
+
 Id = BigInteger().with_variant(Integer, "sqlite")
 """SQLite gives out row numbers by itself only for this type."""
 Name = (

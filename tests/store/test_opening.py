@@ -13,8 +13,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
-from app.store import deliveries, devices, dialect, inbox, opening
+from app.store import deliveries, devices, dialect, inbox, opening, schema
 from app.store.dialect import Database
 from app.store.opening import Unusable, fault, migrate, open_database
 from app.store.schema import metadata
@@ -82,6 +83,12 @@ ROWS_OF_THE_FIRST_VERSION = (
     " VALUES (7, 'bob', 'd', 'ios', 'retrying', '', '', 'msg.offline', 1, 1, 1, 0, 5)",
     "INSERT INTO devices VALUES ('bob', 'd', 'ios', 'aabb', x'02', '', '', 0, '', 1, 1)",
 )
+
+
+def test_the_newest_version_is_the_one_that_is_named() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(opening.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.VERSION
 
 
 def test_a_folder_is_made(tmp_path: Path) -> None:
