@@ -51,6 +51,13 @@ class DropToken(Struct, frozen=True):
     before: int
 
 
+class Wait(Struct, frozen=True):
+    """Not before `until`, for a reason that is not its own: it loses no attempt."""
+
+    until: int
+    reason: str
+
+
 class Pause(Struct, frozen=True):
     """The whole provider stops until `until`; this push waits as long and loses no attempt.
 
@@ -62,7 +69,8 @@ class Pause(Struct, frozen=True):
     broken: bool
 
 
-Settled = Done | RetryAt | Dead | DropToken | Pause
+Settled = Done | RetryAt | Dead | DropToken | Wait
+"""What becomes of one push."""
 
 
 def backoff(attempt: int, limits: Limits, jitter: float) -> int:
@@ -105,8 +113,8 @@ def decide(
     failing: bool = False,
     pauses: int = 0,
     verdict: Verdict = Verdict.BELIEVED,
-) -> Settled:
-    """What becomes of a push.
+) -> Settled | Pause:
+    """What becomes of a push, or of its whole provider.
 
     attempts: how often it was tried, this time included. first_at: when it was accepted.
     registered_at: when the device last registered its token. jitter: from 0 to 1.
@@ -167,7 +175,7 @@ def _again(reason: str, after: float | None, tried: _Tried) -> Settled:
     return RetryAt(tried.now + delay, reason)
 
 
-def _pause(reason: str, wait: int, broken: bool, tried: _Tried) -> Settled:
+def _pause(reason: str, wait: int, broken: bool, tried: _Tried) -> Dead | Pause:
     if tried.now > tried.first_at + tried.limits.max_age:
         return Dead(reason)
     return Pause(tried.now + int(wait * (1 + 0.2 * tried.jitter)), reason, broken)

@@ -1,4 +1,4 @@
-"""Sends the pushes of one provider: what waits for it, what is under way, its pauses. No sender waits for another."""
+"""Sends the pushes of one provider: what waits for it, and what is under way. No sender waits for another."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import structlog
 
 from app import settle
 from app.clock import now_ms
+from app.dispatch.orders import Orders, Place
+from app.dispatch.pauses import Pauses
 from app.dispatch.turns import Waiting
 from app.dispatch.work import FAULT, Job
 from app.model import Lane
-from app.settle import Dead, Limits, Pause, RetryAt, Settled, TokenGuard, Verdict
+from app.settle import Dead, Limits, Pause, RetryAt, Settled, TokenGuard, Verdict, Wait
 from providers.kit import base
 from providers.kit.http import Client
 from providers.kit.text import push_id
@@ -37,17 +39,13 @@ FLOW = 1.0
 SMALLER_BUDGET = 2_048
 """Bytes to cut a push to that the vendor found too large."""
 RECONNECT_EVERY = 1.0
-KEEP_ORDER = 5_000
-"""Milliseconds that a push waits at the most for an earlier one to its device and conversation that is tried again."""
-ORDERED_TRIES = 3
-"""Failures of a push after which later ones go ahead all the same: one that never succeeds holds nothing up."""
-REMEMBERED = 10_000
-"""Pushes that are tried again which later ones are kept behind."""
+AFTER = "after an earlier message"
+BUSY = 250
+"""Milliseconds that a push waits in the database that there was no room for."""
 
 FAULT_TRIES = 5
 _FAULTY = base.Retry(FAULT, device=True)
 
-Order = tuple[str, str, int]
 OnSettled = Callable[[Job, Settled], None]
 
 
@@ -84,14 +82,12 @@ class Sender:
     ) -> None:
         self.provider = provider
         self.answers = Answers()
-        self.pause: Pause | None = None
-        self.paused_since = 0
-        self.probing = False
         self._limits = limits
         self._on_settled = on_settled
         self._on_room = on_room
         self._on_alarm = on_alarm
         self._guard = TokenGuard()
+        self._pauses = Pauses(provider.name, int(provider.ramp * 1000))
         self._client = Client(provider.transport) if provider.transport is not None else None
         self._send: base.Send = self._client.send if self._client else _required(provider)
         self.capacity = self._client.capacity if self._client else LOCAL_CAPACITY
@@ -99,13 +95,7 @@ class Sender:
         self._waiting = Waiting()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._order: dict[Order, list[Job] | None] = {}
-        self._parked = 0
-        self._later: dict[Order, int] = {}
-        self._failing: set[tuple[str, str]] = set()
-        self._failed_at = 0.0
-        self._pauses = 0
-        self._ramp: tuple[int, int] | None = None
+        self._orders = Orders(self._most)
         self._generation = 0
         self._reconnected_at = 0.0
         self._wanting: set[Lane] = set()
@@ -116,8 +106,16 @@ class Sender:
         self._stopping = False
 
     @property
+    def pause(self) -> Pause | None:
+        return self._pauses.current
+
+    @property
+    def paused_since(self) -> int:
+        return self._pauses.since
+
+    @property
     def queued(self) -> int:
-        return len(self._waiting) + self._parked
+        return len(self._waiting) + self._orders.behind
 
     @property
     def doubts_tokens(self) -> bool:
@@ -129,12 +127,15 @@ class Sender:
         return self._running
 
     def room(self, lane: Lane, now: int) -> int:
-        """How many more jobs of a lane are taken now; one in all while it tries whether a pause is over."""
-        if self.pause is not None:
-            if now < self.pause.until:
+        """How many more jobs of a lane are taken now; one in all while it tries whether a pause is over.
+
+        What waits behind others of its order is not counted: it is bounded by itself.
+        """
+        if (pause := self._pauses.current) is not None:
+            if now < pause.until:
                 return 0
-            return 1 - self.queued - self._running
-        return self._most - len(self._waiting.lanes[lane]) - self._parked - self._running
+            return 1 - len(self._waiting) - self._running
+        return self._most - len(self._waiting.lanes[lane]) - self._running
 
     def worth_waiting(self, lane: Lane, now: int) -> bool:
         """Whether there is no room now, but will be so soon that nothing need overflow."""
@@ -147,95 +148,75 @@ class Sender:
         return False
 
     def submit(self, jobs: Iterable[Job], now: int) -> None:
-        """Take jobs, as many of each lane as there was `room` for."""
-        if self.pause is not None and now >= self.pause.until:
-            self.probing = True
+        """Take jobs; those that there is no room for, or that would overtake what waits there, go to the database."""
         if not self._running:
             self._progress_at = time.monotonic()
         for job in jobs:
-            self._waiting.put(job)
+            if self.room(job.lane, now) <= 0:
+                self._put_off(job, now + BUSY, "provider busy", now)
+                continue
+            place = self._orders.enter(job, now)
+            if place is Place.FIRST:
+                self._waiting.put(job)
+                self._pauses.probing = self._pauses.current is not None
+            elif place is not Place.BEHIND:
+                self._put_off(job, self._orders.later(job, now), AFTER, now)
         self._start(now)
 
+    def _put_off(self, job: Job, at: int, reason: str, now: int) -> None:
+        """Have a job wait in the database until `at`, or until the pause is over, or behind others of its order."""
+        if (pause := self._pauses.current) is not None:
+            at, reason = max(at, pause.until), pause.reason
+        self._tell(job, Wait(self._orders.store(job, at, now), reason))
+
+    def _tell(self, job: Job, decision: Settled) -> None:
+        try:
+            self._on_settled(job, decision)
+        except Exception:
+            # It must not cost those that wait behind it.
+            log.exception("outcome lost", action="settle", provider=self.provider.name, event_id=job.parsed.event_id)
+
     def _start(self, now: int) -> None:
-        for _ in range(min(self._limit(now) - self._running, len(self._waiting))):
+        limit = self._pauses.limit(self.capacity, now)
+        for _ in range(min(limit - self._running, len(self._waiting))):
             self._running += 1
             task = asyncio.create_task(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    def _limit(self, now: int) -> int:
-        """Pushes at once: one for a probe, then more and more until the ramp after the pause is over."""
-        if self.probing:
-            return 1
-        if self._ramp is None:
-            return self.capacity
-        begun, length = self._ramp
-        if now >= begun + length:
-            self._ramp = None
-            return self.capacity
-        return max(1, self.capacity * (now - begun) // length)
 
     async def _run(self) -> None:
         try:
             while (job := self._next()) is not None:
                 await self._deliver(job)
                 self._measure()
-                if self._ramp is not None:
+                if self._pauses.ramping:
                     self._start(now_ms())
         finally:
             # Not when the task is seen to be done, a turn of the loop later: `submit` may come in between.
             self._running -= 1
 
     def _next(self) -> Job | None:
-        """The next job that overtakes none to the same device in the same conversation."""
-        while not self._stopping and (job := self._waiting.take()) is not None:
-            device = job.device
-            order = job.order = device.uid, device.device_id, job.parsed.channel
-            if order in self._order:
-                self._park(order, job)
-            elif self._later and (until := self._later.pop(order, 0)) and self._put_off(job, until):
-                continue
-            else:
-                self._order[order] = None
-                return job
-        return None
+        return None if self._stopping else self._waiting.take()
 
-    def _park(self, order: Order, job: Job) -> None:
-        """Keep a job until the one before it is settled."""
-        behind = self._order[order]
-        if behind is None:
-            self._order[order] = [job]
+    def _go_on(self, job: Job, decision: Settled, now: int) -> None:
+        """A job is settled: the one behind it comes next, or all of them wait with it in the database."""
+        if type(decision) is RetryAt and self._orders.keeps(job, decision.at, now):
+            at = self._orders.store(job, decision.at, now)
+        elif self._pauses.current is not None:
+            at = now
         else:
-            behind.append(job)
-        self._parked += 1
-
-    def _put_off(self, job: Job, until: int) -> bool:
-        """Have a job wait behind an earlier one that is tried again at `until`; False where that time has come."""
-        if now_ms() > until or job.attempts:
-            return False
-        self._later[job.order] = until
-        self._on_settled(job, Pause(until + 1, "after an earlier message", False))
-        return True
-
-    def _unpark(self, job: Job, decision: Settled) -> None:
-        """A job is settled: those that waited behind it come next, or wait with it for its next attempt."""
-        behind = self._order.pop(job.order)
-        if type(decision) is RetryAt and self._is_soon(job, decision):
-            self._later[job.order] = decision.at
-        if behind is None:
+            if (following := self._orders.next(job)) is not None:
+                self._waiting.put_first(following)
             return
-        self._parked -= len(behind)
-        if self.pause is not None:
-            for one in behind:
-                self._on_settled(one, self.pause)
-            return
-        for one in reversed(behind):
-            self._waiting.put_first(one)
+        self._put_off_behind(job, at, now)
+        if self._pauses.current is not None:
+            for one in self._waiting.drain():
+                self._put_off(one, now, AFTER, now)
+                self._put_off_behind(one, now, now)
 
-    def _is_soon(self, job: Job, again: RetryAt) -> bool:
-        """Whether others are kept behind a push that is tried again, so that they come in their order."""
-        soon = again.at <= now_ms() + KEEP_ORDER and job.attempts <= ORDERED_TRIES
-        return soon and len(self._later) < REMEMBERED
+    def _put_off_behind(self, job: Job, at: int, now: int) -> None:
+        for one in self._orders.end(job):
+            self._put_off(one, at, AFTER, now)
 
     def _measure(self) -> None:
         self._rate_count += 1
@@ -250,22 +231,31 @@ class Sender:
     async def _deliver(self, job: Job) -> None:
         started = time.monotonic()
         try:
-            outcome = await self._try(job)
-            if type(outcome) is not base.Delivered:
-                outcome = await self._second_try(job, outcome)
+            outcome = await self._outcome(job)
+            self.answers.note(time.monotonic() - started)
+            now = now_ms()
+            decision = self._decide(job, outcome, now, started)
         except Exception:
             # A fault of ours in one push must end neither this sender nor the push.
             log.exception(
                 "push failed", action="deliver", provider=self.provider.name, message_id=job.notice.message_id
             )
-            outcome = _FAULTY
-        self.answers.note(time.monotonic() - started)
-        decision = self._decide(job, outcome, now_ms(), started)
-        self._unpark(job, decision)
-        self._on_settled(job, decision)
+            now = now_ms()
+            decision = self._decide(job, _FAULTY, now, started)
+        self._tell(job, decision)
+        self._go_on(job, decision, now)
+
+    async def _outcome(self, job: Job) -> base.Outcome:
+        outcome = await self._try(job)
+        if type(outcome) is base.Delivered:
+            return outcome
+        outcome = await self._second_try(job, outcome)
+        if not isinstance(outcome, base.Outcome):
+            raise TypeError(f"provider {self.provider.name} read an answer as {type(outcome).__name__}, not an Outcome")
+        return outcome
 
     def _decide(self, job: Job, outcome: base.Outcome, now: int, started: float) -> Settled:
-        verdict = Verdict.BELIEVED
+        verdict, pauses = Verdict.BELIEVED, self._pauses
         if outcome == _FAULTY and job.attempts + 1 >= FAULT_TRIES:
             job.attempts += 1
             return Dead(FAULT)
@@ -273,40 +263,27 @@ class Sender:
             self._guard.take(now)
         elif isinstance(outcome, base.TokenInvalid) and outcome.suspect:
             outcome, verdict = self._doubt(job, outcome, now)
-        failing = self._fails(job, outcome, started)
-        if self.probing and not isinstance(outcome, base.Retry | base.Throttled | base.Misconfigured):
-            self._resume(now)
-        job.attempts += 1
+        failing = pauses.fails(job, outcome, started, time.monotonic())
+        if pauses.probing and not isinstance(outcome, base.Retry | base.Throttled | base.Misconfigured):
+            pauses.end(now)
+            self._on_room()
         decision = settle.decide(
             outcome,
-            attempts=job.attempts,
+            attempts=job.attempts + 1,
             first_at=job.first_at,
             registered_at=job.device.registered_at,
             limits=self._limits,
             now=now,
             jitter=random.random(),
             failing=failing,
-            pauses=self._pauses if self.probing else 0,
+            pauses=pauses.in_a_row if pauses.probing else 0,
             verdict=verdict,
         )
-        if type(decision) is Pause:
-            job.attempts -= 1
-            self._pause(decision, now)
+        if isinstance(decision, Pause):
+            until = pauses.begin(decision, now).until
+            return Wait(self._orders.store(job, until, now), decision.reason)
+        job.attempts += 1
         return decision
-
-    def _fails(self, job: Job, outcome: base.Outcome, started: float) -> bool:
-        """Whether this failure is the provider's as a whole, and not this push's alone."""
-        if not isinstance(outcome, base.Retry):
-            if self._failing:
-                self._failing.clear()
-            return False
-        if outcome.device:
-            return self.probing
-        if started >= self._failed_at:
-            # What was under way together fails together, when one connection is lost: that is one failure.
-            self._failing.add((job.device.uid, job.device.device_id))
-            self._failed_at = time.monotonic()
-        return self.pause is not None or len(self._failing) > settle.OUTAGE_AFTER
 
     def _doubt(self, job: Job, outcome: base.TokenInvalid, now: int) -> tuple[base.Outcome, Verdict]:
         alarmed = self._guard.alarmed
@@ -358,38 +335,6 @@ class Sender:
             self._generation += 1
             self._reconnected_at = now
             await self._client.reconnect()
-
-    def _pause(self, pause: Pause, now: int) -> None:
-        """Rest, or rest on: what was under way when it began does not make it longer, a probe that fails does."""
-        before = self.pause
-        if before is None:
-            self.paused_since = now
-        if before is None or self.probing:
-            self._pauses += 1
-        if before is None or self.probing or pause.until > before.until:
-            self.pause = pause
-        else:
-            pause = before
-        if before is None or (self.probing and pause.reason != before.reason):
-            level = log.error if pause.broken else log.warning
-            level("provider paused", action="pause", provider=self.provider.name, reason=pause.reason)
-        self.probing = False
-        for job in list(self._waiting.drain()):
-            self._on_settled(job, pause)
-
-    def _resume(self, now: int) -> None:
-        rested = now - self.paused_since
-        log.info("provider works again", action="resume", provider=self.provider.name, seconds=round(rested / 1000, 1))
-        self.pause = None
-        self.probing = False
-        self._pauses = 0
-        self._ramp = (now, max(1, min(rested, int(self.provider.ramp * 1000))))
-        self._on_room()
-
-    def overflow(self, job: Job, now: int) -> None:
-        """A job that there is no room for waits in the database."""
-        pause = self.pause if self.pause is not None else Pause(now + 250, "provider busy", False)
-        self._on_settled(job, pause)
 
     async def stop(self, grace: float) -> None:
         """Start nothing more, and wait up to `grace` seconds for what is under way."""

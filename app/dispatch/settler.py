@@ -12,7 +12,7 @@ from app.dispatch import settling
 from app.dispatch.shared import Shared
 from app.dispatch.work import Batch, Job, Progress, Restore
 from app.model import SUCCESS_KEPT_EVERY, Outcome
-from app.settle import Dead, Done, DropToken, Pause, RetryAt, Settled
+from app.settle import Dead, Done, DropToken, RetryAt, Settled, Wait
 from app.store.dialect import Unavailable
 from app.store.rows import Delivery, Drop, Touch
 
@@ -92,7 +92,7 @@ class Settler:
                     self._batch.touches.append(touch)
             case RetryAt(at, reason):
                 row = job.row(Outcome.RETRYING, now, reason, due_at=at, event_id=event_id)
-            case Pause(until, reason):
+            case Wait(until, reason):
                 outcome = Outcome.RETRYING if job.attempts else Outcome.QUEUED
                 row = job.row(outcome, now, reason, due_at=until, event_id=event_id)
             case Dead(reason):

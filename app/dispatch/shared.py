@@ -15,7 +15,6 @@ import structlog
 from app.dispatch.sender import Sender
 from app.dispatch.steps import Renderer, Rules
 from app.dispatch.work import Job
-from app.model import Lane
 from app.settle import Limits
 from app.store.dialect import Database, Unavailable, reason
 from providers.kit.base import Provider
@@ -122,15 +121,11 @@ class Shared:
 
     def submit(self, jobs: Sequence[Job], now: int) -> None:
         """Hand pushes to their senders; those that there is no room for wait in the database."""
-        by_lane: dict[tuple[str, Lane], list[Job]] = {}
+        by_provider: dict[str, list[Job]] = {}
         for job in jobs:
-            by_lane.setdefault((job.device.provider, job.lane), []).append(job)
-        for (name, lane), some in by_lane.items():
-            sender = self.senders[name]
-            room = max(0, sender.room(lane, now))
-            sender.submit(some[:room], now)
-            for job in some[room:]:
-                sender.overflow(job, now)
+            by_provider.setdefault(job.device.provider, []).append(job)
+        for name, some in by_provider.items():
+            self.senders[name].submit(some, now)
 
 
 class _Turns:

@@ -107,12 +107,16 @@ class Known(Struct, frozen=True, kw_only=True):
         )
 
 
+Order = tuple[str, str, int, int]
+"""User, device, channel and lane."""
+
+
 @dataclass(slots=True)
 class Job:
     """One push on its way.
 
     row_id: its row, 0 where none is written yet. progress: None for one taken up again. order: what it must not
-    overtake: earlier ones to the same device in the same conversation; set when its turn comes.
+    overtake: earlier ones to the same device in the same conversation and lane; set when there is room for it.
     """
 
     parsed: Parsed
@@ -124,7 +128,7 @@ class Job:
     attempts: int = 0
     first_at: int = 0
     lane: Lane = Lane.NORMAL
-    order: tuple[str, str, int] = ("", "", 0)
+    order: Order = ("", "", 0, 0)
 
     def row(self, outcome: Outcome, now: int, reason: str = "", **more: Any) -> Delivery:
         """The trace of this push."""

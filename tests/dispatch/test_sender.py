@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
 
 from app.dispatch import sender as senders
-from app.dispatch.sender import ORDERED_TRIES, SMALLER_BUDGET, Sender
+from app.dispatch.orders import GAP, HELD, ORDERED_TRIES
+from app.dispatch.sender import BUSY, SMALLER_BUDGET, Sender
 from app.dispatch.work import Job, Parsed
 from app.model import Content, Device, Lane, Message, Outcome, Recipients
-from app.settle import OUTAGE_AFTER, Done, DropToken, Limits, Pause, RetryAt, Settled
-from providers.kit.base import Delivered, Misconfigured, Notice, Request, Retry, Target, TokenInvalid, TooLarge
+from app.settle import OUTAGE_AFTER, Done, DropToken, Limits, Pause, RetryAt, Settled, Wait
+from providers.kit.base import (
+    Delivered,
+    Misconfigured,
+    Notice,
+    Request,
+    Retry,
+    Target,
+    Throttled,
+    TokenInvalid,
+    TooLarge,
+)
 from tests.dispatch.conftest import Gated, Stub
 
+EVENTS = count(1)
 NOTICE = Notice(message_id="7", title="", body="hello", thread="2:g", data={})
 
 
@@ -36,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def job(provider: Stub, uid: str, lane: Lane = Lane.NOW, channel: int = 0, **more: Any) -> Job:
     parsed = Parsed(
-        event_id=1,
+        event_id=next(EVENTS),
         received_at=1_000_000,
         source="msg.offline",
         message=Message(message_id=7),
@@ -73,18 +87,19 @@ def test_a_pause_is_renewed_by_a_probe_that_fails_and_ended_by_one_that_does_not
 
     async def work(sender: Sender, settled: list[Settled]) -> None:
         room = sender.room(Lane.NOW, clock.now)
+        push = job(provider, "bob")
         for _ in range(2):
-            sender.submit([job(provider, "bob")], clock.now)
+            sender.submit([push], clock.now)
             await idle(sender)
-            assert isinstance(settled[-1], Pause)
+            assert isinstance(settled[-1], Wait)
             assert sender.pause is not None
             assert sender.room(Lane.NOW, clock.now) == 0
             clock.now = sender.pause.until
             assert sender.room(Lane.NOW, clock.now) == 1, "one push tries whether the pause is over"
-        sender.submit([job(provider, "bob")], clock.now)
+        sender.submit([push], clock.now)
         await idle(sender)
         assert sender.pause is None
-        assert not sender.probing
+        assert not sender._pauses.probing
         assert sender.room(Lane.NOW, clock.now) == room
 
     assert sent_by(provider, work)[-1] == Done(Outcome.SENT, provider_id="id")
@@ -142,8 +157,7 @@ def test_every_device_of_a_message_has_an_id_of_its_own() -> None:
         await idle(sender)
 
     sent_by(provider, work)
-    assert len(set(ids)) == 2
-    assert ids[0] == ids[2], "the same at every attempt"
+    assert sorted(Counter(ids).values()) == [1, 2], "the same at every attempt"
 
 
 def test_a_single_message_goes_before_a_large_group() -> None:
@@ -319,15 +333,14 @@ def test_later_pushes_wait_behind_one_that_is_tried_again(clock: Clock) -> None:
         assert provider.shown == ["first"]
         (again, behind) = settled
         assert isinstance(again, RetryAt)
-        assert behind == Pause(again.at + 1, "after an earlier message", False)
+        assert behind == Wait(again.at + GAP, "after an earlier message")
         queue(sender, third)
         await idle(sender)
-        assert settled[2] == behind, "one that comes in the meantime waits too"
+        assert settled[2] == Wait(again.at + 2 * GAP, "after an earlier message"), "one that comes in the meantime too"
         clock.now = again.at
         provider.answer = lambda _: Delivered("id")
         queue(sender, first)
         await idle(sender)
-        clock.now += 1
         queue(sender, second, third)
         await idle(sender)
 
@@ -367,7 +380,7 @@ def test_a_provider_that_fails_as_a_whole_is_paused_and_spends_no_more_attempts(
         jobs = [job(provider, f"u{n}") for n in range(100)]
         queue(sender, *jobs)
         await idle(sender)
-        assert [type(decision) for decision in settled] == [RetryAt] * OUTAGE_AFTER + [Pause] * (100 - OUTAGE_AFTER)
+        assert [type(decision) for decision in settled] == [RetryAt] * OUTAGE_AFTER + [Wait] * (100 - OUTAGE_AFTER)
         assert len(provider.sent) == OUTAGE_AFTER + 1
         assert [one.attempts for one in jobs] == [1] * OUTAGE_AFTER + [0] * (100 - OUTAGE_AFTER)
         assert sender.room(Lane.NOW, clock.now) == 0
@@ -446,12 +459,12 @@ def test_the_rests_of_a_provider_that_stays_down_grow(clock: Clock, monkeypatch:
 
     async def work(sender: Sender, _: list[Settled]) -> None:
         await fail(sender, provider, clock)
-        rests = []
+        rests, probe = [], job(provider, "probe")
         for _ in range(4):
             assert sender.pause is not None
             rests.append(sender.pause.until - clock.now)
             clock.now = sender.pause.until
-            sender.submit([job(provider, "probe")], clock.now)
+            sender.submit([probe], clock.now)
             await idle(sender)
         assert rests == [1_000, 2_000, 4_000, 8_000]
 
@@ -471,7 +484,7 @@ def test_after_a_pause_sending_grows_to_full_speed(clock: Clock) -> None:
         assert sender.pause is None
         limits = []
         for _ in range(6):
-            limits.append(sender._limit(clock.now))
+            limits.append(sender._pauses.limit(sender.capacity, clock.now))
             clock.now += 2_000
         assert limits == [1, *(sender.capacity * n // 5 for n in (1, 2, 3, 4, 5))]
 
@@ -488,7 +501,7 @@ def test_a_short_pause_is_followed_by_a_short_ramp(clock: Clock) -> None:
         sender.submit([job(provider, "probe")], clock.now)
         await idle(sender)
         clock.now += 2_000
-        assert sender._limit(clock.now) == sender.capacity
+        assert sender._pauses.limit(sender.capacity, clock.now) == sender.capacity
 
     sent_by(provider, work)
 
@@ -497,7 +510,7 @@ def test_a_backlog_after_a_pause_is_sent_by_a_few_at_first_and_then_by_all(clock
     provider = Gated("p")
 
     async def work(sender: Sender, settled: list[Settled]) -> None:
-        sender.pause, sender.paused_since = Pause(clock.now, "503", False), clock.now - 60_000
+        sender._pauses.begin(Pause(clock.now, "503", False), clock.now - 60_000)
         provider.gate.set()
         sender.submit([job(provider, "probe")], clock.now)
         await idle(sender)
@@ -543,3 +556,142 @@ def test_a_dead_token_among_good_ones_is_given_up() -> None:
         await idle(sender)
 
     assert isinstance(sent_by(provider, work)[1], DropToken)
+
+
+def test_a_flood_in_one_conversation_takes_no_room_from_others() -> None:
+    async def scenario() -> None:
+        provider = Gated("p")
+        told: list[Settled] = []
+        sender = Sender(provider, Limits(), lambda _, decision: told.append(decision), lambda: None)
+        room = sender.room(Lane.NOW, 1)
+        queue(sender, *(job(provider, "bob") for _ in range(2 * room)))
+        await asyncio.sleep(0)
+        assert sender.room(Lane.NOW, 1) == room - 1
+        assert sender.inflight == 1, "no task is started for what has to wait"
+        assert len(told) == 2 * room - HELD - 1
+        assert all(isinstance(decision, Wait) for decision in told)
+        queue(sender, *(job(provider, f"u{n}") for n in range(10)))
+        await asyncio.sleep(0)
+        assert len(provider.sent) == 11
+        provider.gate.set()
+        await idle(sender)
+        assert len(provider.sent) == HELD + 11
+        await sender.stop(1)
+
+    asyncio.run(scenario())
+
+
+def test_what_there_is_no_room_for_is_overtaken_by_nothing_of_its_conversation() -> None:
+    provider = Gated("p")
+
+    async def work(sender: Sender, settled: list[Settled]) -> None:
+        queue(sender, *(job(provider, f"u{n}") for n in range(sender.room(Lane.NOW, 1))))
+        first, second = job(provider, "bob"), job(provider, "bob")
+        queue(sender, first)
+        assert settled == [Wait(1 + BUSY, "provider busy")]
+        provider.gate.set()
+        await idle(sender)
+        queue(sender, second)
+        assert settled[-1] == Wait(1 + BUSY + GAP, "after an earlier message")
+        first.row_id, second.row_id = 1, 2
+        queue(sender, first, second)
+        await idle(sender)
+        assert provider.sent.count("token-bob") == 2
+
+    sent_by(provider, work)
+
+
+def test_at_a_pause_a_conversation_goes_to_the_database_in_its_order(clock: Clock) -> None:
+    """And nothing of it comes up before the pause is over."""
+
+    async def scenario() -> None:
+        refused, failed = asyncio.Event(), asyncio.Event()
+
+        async def answer(token: str) -> Any:
+            if token == "token-cid":
+                await refused.wait()
+                return Misconfigured("403")
+            await failed.wait()
+            return Retry("reset")
+
+        provider = Stub("p", answer)
+        told: list[tuple[Job, Settled]] = []
+        sender = Sender(provider, Limits(), lambda one, decision: told.append((one, decision)), lambda: None)
+        first, second, third = mine = [job(provider, "bob") for _ in range(3)]
+        other = job(provider, "cid")
+        queue(sender, *mine, other)
+        await asyncio.sleep(0)
+        refused.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert [one for one, _ in told] == [other], "those behind wait for the one that is under way"
+        failed.set()
+        await idle(sender)
+        assert [one for one, _ in told] == [other, first, second, third]
+        assert sender.pause is not None
+        dues = [decision.until for _, decision in told if isinstance(decision, Wait)]
+        assert dues == [sender.pause.until, *(sender.pause.until + n * GAP for n in range(3))]
+        await sender.stop(1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bad", [None, Throttled("429", after=float("inf"))])
+def test_an_answer_that_cannot_be_decided_on_costs_one_push_one_attempt(clock: Clock, bad: Any) -> None:
+    provider = Telling(lambda text: bad if text == "first" else Delivered("id"))
+    first, second = same_phone(provider, "first", "second")
+    first.attempts = ORDERED_TRIES
+
+    async def work(sender: Sender, settled: list[Settled]) -> None:
+        queue(sender, first, second)
+        await idle(sender)
+        assert [type(decision) for decision in settled] == [RetryAt, Done]
+        assert first.attempts == ORDERED_TRIES + 1
+        assert sender.queued == 0
+
+    sent_by(provider, work)
+
+
+def test_an_outcome_that_cannot_be_told_holds_nothing_up() -> None:
+    async def scenario() -> None:
+        told: list[Settled] = []
+
+        def on_settled(one: Job, decision: Settled) -> None:
+            if one is first:
+                raise RuntimeError("a fault of ours")
+            told.append(decision)
+
+        provider = Stub("p")
+        sender = Sender(provider, Limits(), on_settled, lambda: None)
+        first, second = job(provider, "bob"), job(provider, "bob")
+        queue(sender, first, second)
+        await idle(sender)
+        assert told == [Done(Outcome.SENT, provider_id="id")]
+        await sender.stop(1)
+
+    asyncio.run(scenario())
+
+
+def test_only_a_push_tries_whether_a_pause_is_over(clock: Clock) -> None:
+    async def scenario() -> None:
+        late = asyncio.Event()
+
+        async def answer(token: str) -> Any:
+            if token == "token-bob":
+                await late.wait()
+            return Misconfigured("403")
+
+        provider = Stub("p", answer)
+        sender = Sender(provider, Limits(), lambda *_: None, lambda: None)
+        queue(sender, job(provider, "bob"), job(provider, "cid"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert sender.pause is not None
+        clock.now = sender.pause.until
+        sender.submit([], clock.now)
+        late.set()
+        await idle(sender)
+        assert sender._pauses.in_a_row == 1, "what was under way when it began is no try"
+        await sender.stop(1)
+
+    asyncio.run(scenario())
