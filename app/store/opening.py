@@ -77,7 +77,7 @@ def migrate(database: Database) -> None:
     with database.read() as connection:
         if _version(connection) == VERSION:
             return
-    from app.store import migrating
+    from app.store import migrating  # noqa: PLC0415 - see there
 
     with database.write() as connection, alone(connection):
         fault = "" if _version(connection) == VERSION else migrating.upgrade(connection)
