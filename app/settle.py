@@ -194,6 +194,8 @@ class TokenGuard:
     LEAST = 20
     MOST = 100_000
     """Refused devices that are remembered; whoever has had as many pushes taken in an hour has the right settings."""
+    REASONS = 20
+    """Words that are remembered; a vendor has two or three for this."""
     _STEP = 10_000
 
     def __init__(self) -> None:
@@ -202,6 +204,7 @@ class TokenGuard:
         self._total = 0
         self._refused: OrderedDict[str, int] = OrderedDict()  # by device, when last in TRUST, the oldest first
         self._lately: OrderedDict[str, int] = OrderedDict()  # the same in WINDOW
+        self._reasons: dict[str, int] = {}  # when each was last given
 
     def take(self, now: int) -> None:
         """A push was taken."""
@@ -215,9 +218,15 @@ class TokenGuard:
         while self._taken[0][0] < now - self.TRUST:
             self._total -= self._taken.popleft()[1]
 
-    def refuse(self, device: str, now: int) -> Verdict:
+    def reasons(self, now: int) -> list[str]:
+        """What devices were refused for in WINDOW."""
+        return [reason for reason, at in self._reasons.items() if at >= now - self.WINDOW]
+
+    def refuse(self, device: str, now: int, reason: str = "") -> Verdict:
         """A device was refused for what may be our own fault."""
         self._note(device, now)
+        if reason in self._reasons or len(self._reasons) < self.REASONS:
+            self._reasons[reason] = now
         while self._taken and self._taken[0][0] < now - self.TRUST:
             self._total -= self._taken.popleft()[1]
         latest = takewhile(lambda bucket: bucket[0] >= now - self.WINDOW, reversed(self._taken))

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -68,7 +68,7 @@ class Answers:
 class Sender:
     """Sends jobs, and hands each with its decision to `on_settled`.
 
-    on_room: called when a queue that was full has room again. on_alarm: called with the provider, the reason of
+    on_room: called when a queue that was full has room again. on_alarm: called with the provider, the reasons of
     refusals that are not to be believed, and since when (UNIX milliseconds).
     """
 
@@ -78,7 +78,7 @@ class Sender:
         limits: Limits,
         on_settled: OnSettled,
         on_room: Callable[[], None],
-        on_alarm: Callable[[str, str, int], None] = lambda *_: None,
+        on_alarm: Callable[[str, Sequence[str], int], None] = lambda *_: None,
     ) -> None:
         self.provider = provider
         self.answers = Answers()
@@ -287,11 +287,11 @@ class Sender:
 
     def _doubt(self, job: Job, outcome: base.TokenInvalid, now: int) -> tuple[base.Outcome, Verdict]:
         alarmed = self._guard.alarmed
-        verdict = self._guard.refuse(f"{job.device.uid}\n{job.device.device_id}", now)
+        verdict = self._guard.refuse(f"{job.device.uid}\n{job.device.device_id}", now, outcome.reason)
         if verdict is not Verdict.ALARM:
             return outcome, verdict
         if not alarmed:
-            self._on_alarm(self.provider.name, outcome.reason, now - TokenGuard.WINDOW)
+            self._on_alarm(self.provider.name, self._guard.reasons(now), now - TokenGuard.WINDOW)
         reason = f"most tokens are refused ({outcome.reason}): topic, environment or project?"
         return base.Misconfigured(reason), verdict
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
@@ -63,9 +64,9 @@ class Settler:
                 await asyncio.sleep(GATHER)
             await self.flush()
 
-    def alarmed(self, provider: str, reason: str, since: int) -> None:
-        """Refusals for this reason were our own fault: devices that it took since then come back."""
-        self._batch.restores.append(Restore(provider, reason, since))
+    def alarmed(self, provider: str, reasons: Sequence[str], since: int) -> None:
+        """Refusals for these reasons were our own fault: devices that they took since then come back."""
+        self._batch.restores.append(Restore(provider, reasons, since))
         self._some.set()
 
     def begin(self, progress: Progress) -> bool:

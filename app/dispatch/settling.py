@@ -1,4 +1,4 @@
-"""Writes what was decided: outcomes, devices, events and held rows, each batch in as few transactions as may be."""
+"""Writes what was decided: outcomes, devices, events and held rows, each batch in one transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from app import plan, presence
 from app.dispatch.steps import Rules
 from app.dispatch.taking import offline, unread
-from app.dispatch.work import Batch, Parsed
+from app.dispatch.work import Batch, Parsed, Restore
 from app.model import Device, Outcome
 from app.store import deliveries, devices, inbox
 from app.store import presence as presence_store
@@ -18,20 +18,23 @@ from app.store.rows import Delivery, Drop
 
 SETTLED_TOGETHER = 100
 """Rows that are written in one transaction: a webhook or a message that is urgent waits no longer than one takes."""
+RESTORED_TOGETHER = 250
+"""Devices that come back in one transaction."""
 EVENT_TRIES = 5
 """Times that work on one event may fail before it is set aside."""
 
 
 def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
-    """Write a batch in one transaction; how many of its changed rows somebody else held by then."""
+    """Write a batch in one transaction; how many of its changed rows somebody else held by then.
+
+    Devices that come back may be a great many, and have transactions of their own.
+    """
     with db.write() as connection:
         deliveries.insert_new(connection, recheck_held(connection, batch.new, rules.policy, now()))
         changed = recheck_held(connection, batch.changed, rules.policy, now())
         lost = len(changed) - deliveries.update_held_by(connection, changed, owner)
         devices.drop(connection, batch.drops, now())
         devices.touch(connection, batch.touches)
-        for restore in batch.restores:
-            devices.restore(connection, restore.provider, restore.since, [restore.reason])
         if batch.finished:
             lost += len(batch.finished) - inbox.planned(connection, batch.finished, owner)
         for progress in batch.given_back:
@@ -39,7 +42,17 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
             letter = unread(parsed.event_id, parsed.source, parsed.received_at, now(), message_id)
             give_back(connection, letter, progress.attempts + 1, owner, now())
         inbox.sweep(connection, batch.loose)
+    for one in batch.restores:
+        _restore(db, one)
     return lost
+
+
+def _restore(db: Database, one: Restore) -> None:
+    """After what the batch drops: some of that comes back, too."""
+    some = RESTORED_TOGETHER
+    while some == RESTORED_TOGETHER:
+        with db.write() as connection:
+            some = devices.restore(connection, one.provider, one.since, one.reasons, RESTORED_TOGETHER)
 
 
 def once_more(db: Database, batch: Batch, now: int) -> None:

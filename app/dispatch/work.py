@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -157,10 +157,10 @@ def _bare(row: Delivery) -> Delivery:
 
 
 class Restore(Struct, frozen=True):
-    """Devices of a provider that were put in quarantine for this reason since then are not dead after all."""
+    """Devices of a provider that were put in quarantine for these reasons since then are not dead after all."""
 
     provider: str
-    reason: str
+    reasons: Sequence[str]
     since: int
 
 

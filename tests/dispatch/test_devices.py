@@ -8,12 +8,15 @@ import pytest
 
 from app import plan
 from app.clock import now_ms
+from app.dispatch import settling
+from app.dispatch.work import Batch, Restore
 from app.model import SUCCESS_KEPT_EVERY, Device
 from app.store import deliveries, devices, keys
 from app.store.rows import Drop, Touch
 from providers.kit.base import Delivered, Rejected, TokenInvalid
 from providers.kit.base import Outcome as Answer
 from tests.dispatch.conftest import Bridge, Stub
+from tests.dispatch.test_work import RULES
 
 DAY = SUCCESS_KEPT_EVERY
 
@@ -167,6 +170,18 @@ def test_a_stale_device_of_a_user_who_looks_online(bridge: Bridge) -> None:
     bridge.statuses("bob-0-0-1-0-0")
     asyncio.run(bridge.run(provider, policy=policy, until=lambda: len(settled(bridge, message)) == 2))
     assert settled(bridge, message) == {"old": ("skipped", "stale"), "new": ("sent", "")}
+
+
+def test_all_that_a_wrong_setting_took_comes_back(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "RESTORED_TOGETHER", 2)
+    now = now_ms()
+    reasons = ["BadDeviceToken", "DeviceTokenNotForTopic"]
+    for number in range(7):
+        register(bridge, f"phone {number}", f"token {number}", at=1)
+    drops = [Drop("bob", f"phone {n}", "good", f"token {n}", 2, reasons[n % 2]) for n in range(6)]
+    batch = Batch(drops=drops, restores=[Restore("good", reasons, now - 1_000)])
+    settling.settle(bridge.database, batch, "me", RULES, now_ms)
+    assert bridge.devices() == 7
 
 
 def test_what_was_long_enough_in_quarantine_is_forgotten(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -544,7 +544,7 @@ def test_when_all_tokens_look_dead_none_is_given_up(clock: Clock) -> None:
 
     asyncio.run(scenario())
     assert not any(isinstance(decision, DropToken) for decision in settled)
-    assert alarms == [("p", "BadDeviceToken", clock.now - 60_000)]
+    assert alarms == [("p", ["BadDeviceToken"], clock.now - 60_000)]
 
 
 def test_a_dead_token_among_good_ones_is_given_up() -> None:

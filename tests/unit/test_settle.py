@@ -191,6 +191,14 @@ def test_many_devices_refused_within_a_minute_raise_an_alarm_until_a_push_is_tak
     assert guard.refuse("device-1", NOW + 10 * TokenGuard.WINDOW) is Verdict.BELIEVED
 
 
+def test_it_knows_what_devices_were_refused_for_lately() -> None:
+    guard = TokenGuard()
+    guard.refuse("a", NOW, "old")
+    for number in range(30):
+        guard.refuse("b", NOW + 120_000, f"word {number % 25}")
+    assert guard.reasons(NOW + 120_000) == [f"word {n}" for n in range(TokenGuard.REASONS - 1)]
+
+
 def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TokenGuard, "MOST", 10)
     guard = taking(TokenGuard(), 11)
