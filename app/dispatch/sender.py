@@ -30,7 +30,7 @@ LOCAL_CAPACITY = 64
 QUEUE = 4
 """The queue of a lane holds this many times what can be under way, and LEAST at the least."""
 LEAST = 2_000
-SLICE = 500
+SLICE = 300
 """Recipients that are planned together, and so jobs that may come at once."""
 STUCK = 0.25
 """Seconds without an answer after which a sender is not waited for."""
