@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from app.dispatch.work import Job, Order
+from app.model import Lane
 
 HELD = 256
 """Pushes of one order in memory behind the one whose turn it is; the rest of a flood waits in the database."""
@@ -54,11 +55,10 @@ class _Stored:
 
 
 class Orders:
-    """`most`: pushes that are kept behind others, in all."""
+    """behind: how many are kept behind others, by lane."""
 
-    def __init__(self, most: int) -> None:
-        self.behind = 0
-        self._most = most
+    def __init__(self) -> None:
+        self.behind = dict.fromkeys(Lane, 0)
         self._begun: dict[Order, deque[Job] | None] = {}
         self._stored: dict[Order, _Stored] = {}
         self._forgot_at = 0
@@ -74,10 +74,10 @@ class Orders:
         behind = self._begun[order]
         if behind is None:
             behind = self._begun[order] = deque()
-        if len(behind) >= HELD or self.behind >= self._most:
+        if len(behind) >= HELD:
             return Place.STORED
         behind.append(job)
-        self.behind += 1
+        self.behind[job.lane] += 1
         return Place.BEHIND
 
     def _is_after(self, job: Job, stored: _Stored, now: int) -> bool:
@@ -101,13 +101,13 @@ class Orders:
         if not behind:
             return None
         self._begun[job.order] = behind
-        self.behind -= 1
+        self.behind[job.lane] -= 1
         return behind.popleft()
 
     def end(self, job: Job) -> Iterable[Job]:
         """A job leaves: those behind it, which leave too."""
         behind = self._begun.pop(job.order) or ()
-        self.behind -= len(behind)
+        self.behind[job.lane] -= len(behind)
         return behind
 
     def keeps(self, job: Job, at: int, now: int) -> bool:

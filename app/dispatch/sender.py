@@ -95,7 +95,7 @@ class Sender:
         self._waiting = Waiting()
         self._running = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._orders = Orders(self._most)
+        self._orders = Orders()
         self._generation = 0
         self._reconnected_at = 0.0
         self._wanting: set[Lane] = set()
@@ -115,7 +115,7 @@ class Sender:
 
     @property
     def queued(self) -> int:
-        return len(self._waiting) + self._orders.behind
+        return len(self._waiting) + sum(self._orders.behind.values())
 
     @property
     def doubts_tokens(self) -> bool:
@@ -127,15 +127,12 @@ class Sender:
         return self._running
 
     def room(self, lane: Lane, now: int) -> int:
-        """How many more jobs of a lane are taken now; one in all while it tries whether a pause is over.
-
-        What waits behind others of its order is not counted: it is bounded by itself.
-        """
+        """How many more jobs of a lane are taken now; one in all while it tries whether a pause is over."""
         if (pause := self._pauses.current) is not None:
             if now < pause.until:
                 return 0
             return 1 - len(self._waiting) - self._running
-        return self._most - len(self._waiting.lanes[lane]) - self._running
+        return self._most - len(self._waiting.lanes[lane]) - self._orders.behind[lane] - self._running
 
     def worth_waiting(self, lane: Lane, now: int) -> bool:
         """Whether there is no room now, but will be so soon that nothing need overflow."""

@@ -30,7 +30,7 @@ def come_up(jobs: list[Job]) -> list[Job]:
 
 @pytest.fixture
 def orders() -> Orders:
-    return Orders(1_000)
+    return Orders()
 
 
 def entered(orders: Orders, jobs: list[Job], now: int = NOW) -> list[Place]:
@@ -42,7 +42,7 @@ def test_each_has_its_turn_when_the_one_before_it_is_settled(orders: Orders) -> 
     assert entered(orders, [first, second, third]) == [Place.FIRST, Place.BEHIND, Place.BEHIND]
     assert orders.next(first) is second
     assert orders.next(second) is third
-    assert orders.behind == 0
+    assert not any(orders.behind.values())
     assert orders.next(third) is None
     assert entered(orders, pushes(1)) == [Place.FIRST], "nothing of it is left"
 
@@ -60,14 +60,19 @@ def test_of_a_flood_no_more_is_kept_than_may_be(orders: Orders) -> None:
     assert dues == [NOW + HELD * GAP // 2 + n * GAP for n in range(3)], "in a trickle, before those here have run out"
 
 
-def test_what_is_kept_in_all_is_bounded() -> None:
-    orders = Orders(2)
-    ann, bob = pushes(3, "ann"), pushes(1)
-    assert entered(orders, [*ann, *bob]) == [Place.FIRST, Place.BEHIND, Place.BEHIND, Place.FIRST]
-    more = pushes(1)
-    assert entered(orders, more) == [Place.STORED]
-    assert orders.later(more[0], NOW) == NOW, "nothing of this order is kept, so it need not wait"
-    assert orders.later(come_up(more)[0], NOW) == NOW + AGAIN, "but not again and again"
+def test_what_is_kept_is_counted_by_lane(orders: Orders) -> None:
+    now, normal = pushes(3), pushes(2, lane=Lane.NORMAL)
+    entered(orders, [*now, *normal])
+    assert orders.behind == {Lane.NOW: 2, Lane.NORMAL: 1, Lane.BULK: 0}
+    orders.next(now[0])
+    orders.end(normal[0])
+    assert orders.behind == {Lane.NOW: 1, Lane.NORMAL: 0, Lane.BULK: 0}
+
+
+def test_what_comes_up_too_early_does_not_do_so_again_and_again(orders: Orders) -> None:
+    (one,) = pushes(1)
+    assert orders.later(one, NOW) == NOW, "nothing of this order is kept, so it need not wait"
+    assert orders.later(come_up([one])[0], NOW) == NOW + AGAIN
 
 
 def test_nothing_new_overtakes_what_waits_in_the_database(orders: Orders) -> None:
@@ -115,7 +120,7 @@ def test_those_behind_leave_with_one_that_leaves(orders: Orders) -> None:
     first, second, third = pushes(3)
     entered(orders, [first, second, third])
     assert list(orders.end(first)) == [second, third]
-    assert orders.behind == 0
+    assert not any(orders.behind.values())
     assert entered(orders, [second]) == [Place.FIRST]
 
 
