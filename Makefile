@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LONGEST := tests/e2e/test_faulty_provider.py tests/dispatch/test_presence_orders.py
+LONGEST := $(addprefix tests/,e2e/test_faulty_provider.py e2e/test_memory.py dispatch/test_presence_orders.py)
 AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak check lint bench demo lock clean
