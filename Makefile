@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LONGEST := $(addprefix tests/,e2e/test_faulty_provider.py e2e/test_memory.py dispatch/test_presence_orders.py)
 AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak check lint bench demo lock clean
@@ -11,13 +10,13 @@ AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 run: $(STAMP)
 	@$(BIN)/pushbridge serve
 
-# Those that wait for processes begin first, and one more runs than a small machine has cores.
+# More run at once than a small machine has cores, since many wait for processes; tests/conftest.py says which begin.
 test: $(STAMP)
-	$(BIN)/pytest $(AT_ONCE) tests/e2e tests
+	$(BIN)/pytest $(AT_ONCE)
 
 # The long form of the tests of crashes, faults, floods and abuse: fifteen minutes at the most. Needs nginx, strace.
 soak: $(STAMP)
-	timeout 900 $(BIN)/pytest $(AT_ONCE) --soak -m soak $(LONGEST) tests/e2e tests
+	timeout 900 $(BIN)/pytest $(AT_ONCE) --soak -m soak
 
 check: lint test
 

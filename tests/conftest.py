@@ -20,6 +20,17 @@ settings.register_profile("pushbridge", deadline=None, max_examples=50)
 settings.load_profile("pushbridge")
 
 
+BEGIN_WITH = ("e2e/test_faulty_provider", "e2e/test_memory", "e2e/test_crash", "dispatch/test_presence_orders", "e2e/")
+"""The tests that take longest, most of them as they wait for processes: whatever begins last is waited for alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((n for n, part in enumerate(BEGIN_WITH) if part in item.nodeid), len(BEGIN_WITH))
+
+    items.sort(key=place)
+
+
 class OfOneFile(LoadFileScheduling):  # type: ignore[misc]
     """A file for a process, since its tests share a service; rounds of one test share nothing."""
 
