@@ -16,7 +16,7 @@ atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 pytest_plugins = ["tests.plugins.standin"]
 
 # How long an example takes says more about the machine than about the code.
-settings.register_profile("pushbridge", deadline=None, max_examples=50)
+settings.register_profile("pushbridge", deadline=None, max_examples=30)
 settings.load_profile("pushbridge")
 
 
