@@ -16,7 +16,6 @@ from app.dispatch.sender import SLICE
 from app.dispatch.settler import Settler
 from app.dispatch.shared import LEASE, POLL, Shared
 from app.dispatch.work import Progress, parse
-from app.events import BadEvent
 from app.intake import BULK_LANE, NORMAL_LANE, NOW_LANE
 from app.model import Lane
 from app.store import deliveries, inbox
@@ -97,7 +96,7 @@ class Incoming:
             parsed = parse(event)
         except Exception as error:
             # It was checked when it came, so only a newer version's stricter reading can bring this about.
-            log.error("event set aside", action="parse", event_id=event.id, error=_said(error))
+            log.error("event set aside", action="parse", event_id=event.id, error=taking.said(error))
             await self._set_aside(event)
             return None
         recipients = parsed.recipients
@@ -151,11 +150,6 @@ class Incoming:
                 job.progress.pending += 1
         self._settler.planned += len(jobs) + len(rows)
         self._shared.submit(jobs, now)
-
-
-def _said(error: Exception) -> str:
-    """What may be logged: only our own errors are known to hold no content."""
-    return str(error) if isinstance(error, BadEvent) else type(error).__name__
 
 
 def _slices(started: Sequence[Progress]) -> list[Slice]:

@@ -143,16 +143,11 @@ def _alone(event: Event, message: Message, counts: Counter[str]) -> Iterator[Non
     except Exception as error:
         counts["fault"] += 1
         ids = {"event_id": event.id, "message_id": message.message_id}
-        log.error("message passed over", action="rescue", **ids, error=_said(error))
+        log.error("message passed over", action="rescue", **ids, error=taking.said(error))
 
 
 def _tell(calls: Sequence[Event], error: Exception) -> None:
-    log.error("calls not read", action="rescue", event_ids=[call.id for call in calls], error=_said(error))
-
-
-def _said(error: Exception) -> str:
-    """What may be logged: only our own errors are known to hold no content."""
-    return str(error) if isinstance(error, events.BadEvent) else type(error).__name__
+    log.error("calls not read", action="rescue", event_ids=[call.id for call in calls], error=taking.said(error))
 
 
 def _count(seen: int, bad: int, rescued: int, left_out: Counter[str]) -> None:

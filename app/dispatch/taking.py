@@ -78,6 +78,11 @@ def any_channel() -> int:
     return random.randrange(-(2**63), 2**63)
 
 
+def said(error: Exception) -> str:
+    """What may be logged: only our own errors are known to hold no content."""
+    return str(error) if isinstance(error, events.BadEvent) else type(error).__name__
+
+
 async def each(
     claimed: Sequence[T],
     work: Callable[[Sequence[T]], Awaitable[None]],
