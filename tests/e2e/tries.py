@@ -11,6 +11,8 @@ from app.demo.standin import StandinProcess
 
 Tries = dict[tuple[str, str], list[dict[str, Any]]]
 
+TOLD = ("answered", "cancelled", "fault", "ignored", "connection", "stream", "n")
+
 
 def tries(standin: StandinProcess) -> Tries:
     """The requests for each push, which is a device and a message, in the order in which they came."""
@@ -25,21 +27,21 @@ def tries(standin: StandinProcess) -> Tries:
 
 def check_delivered_once(found: Tries) -> None:
     """Every push was taken in the end, and none was sent again after a 200 that its sender had not given up before."""
-    told = {
-        push: [(r["answered"], r["cancelled"], r["fault"], r["connection"]) for r in requests]
-        for push, requests in found.items()
-    }
-    lost = {push: said for push, said in told.items() if 200 not in [status for status, *_ in said]}
+    told = {push: [{name: r[name] for name in TOLD} for r in requests] for push, requests in found.items()}
+    lost = {push: said for push, said in told.items() if all(one["answered"] != 200 for one in said)}
     assert not lost, f"{len(lost)} pushes were never taken, such as {next(iter(lost.items()))}"
-    doubled = {push: said for push, said in told.items() if any(_again(one, said[n:]) for n, one in enumerate(said, 1))}
+    doubled = {push: said for push, said in told.items() if _is_doubled(said)}
     assert not doubled, f"{len(doubled)} pushes were sent after a 200, such as {next(iter(doubled.items()))}"
 
 
-def _again(first: tuple[Any, ...], later: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether any of the later ones was sent though this one had been answered with 200, which was known.
+def _is_doubled(requests: Sequence[dict[str, Any]]) -> bool:
+    """Whether any came after one that had been answered with 200, which its sender had not given up before."""
+    return any(
+        first["answered"] == 200 and not first["cancelled"] and not all(_was_older(one, first) for one in requests[n:])
+        for n, first in enumerate(requests, 1)
+    )
 
-    A vendor that is busy may read an older connection after a newer one: what nobody answered there came before.
-    """
-    status, cancelled, _, connection = first
-    known = status == 200 and not cancelled
-    return known and any(answered is not None or over >= connection for answered, _, _, over in later)
+
+def _was_older(later: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Whether it was sent before, and read after it only as the vendor was busy: over a connection that had ended."""
+    return bool(later["ignored"]) and later["connection"] < first["connection"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 
 from app.demo.standin import StandinProcess
 from tests.standin.frames import FrameClient
@@ -136,7 +136,7 @@ def test_goaway_leaves_late_answers_and_late_requests_unanswered(standin: Standi
     standin.wait(1)
     standin.goaway("apns", "none")
     send(standin, client, 3)
-    assert [call["answered"] for call in standin.wait(2)] == [None, None]
+    assert [(call["answered"], call["ignored"]) for call in standin.wait(2)] == [(None, False), (None, True)]
     client.to_end()
     assert answers(client) == {}
 
@@ -219,12 +219,24 @@ def test_a_request_that_is_cancelled_when_its_answer_is_on_the_way_is_marked(
     assert shown[1][1] is False
 
 
+def test_a_request_that_is_cancelled_when_the_connection_is_about_to_end_is_marked(
+    standin: StandinProcess, client: FrameClient
+) -> None:
+    standin.script(DEVICE, [{"action": "default"}, {"action": "drop"}])
+    send(standin, client, 1, 3)
+    client.until(lambda frame: isinstance(frame, PingFrame))
+    client.cancel(1)
+    client.to_end()
+    assert [(call["answered"], call["cancelled"]) for call in standin.requests()] == [(200, True), (None, False)]
+
+
 def test_a_request_that_is_cancelled_at_once_ends_no_other(standin: StandinProcess, client: FrameClient) -> None:
     path, headers = f"/3/device/{DEVICE}", apns_headers(standin)
     client.send(1, path, headers, PAYLOAD, cancelled=True)
     client.send(3, path, headers, PAYLOAD)
     client.until(lambda frame: isinstance(frame, HeadersFrame) and frame.stream_id == 3)
-    assert {call["stream"]: call["cancelled"] for call in standin.requests()}[3] is False
+    shown = {call["stream"]: (call["answered"], call["cancelled"]) for call in standin.requests()}
+    assert shown == {1: (None, True), 3: (200, False)}
 
 
 def test_many_streams_at_once(standin: StandinProcess, client: FrameClient) -> None:

@@ -27,8 +27,10 @@ _SETTINGS = {
 }
 _UNLIMITED = 2**31 - 1
 # A socket that is closed with unread bytes in it throws away what it sent last. So the client is asked first whether
-# it has read all (an answer to PING says so), and this many seconds are waited for its word.
-_LINGER = 2.0
+# it has read all: an answer to PING says so. It is asked twice, as a first answer may overtake its word that it had
+# given some of it up. A client that is starved may take this many seconds.
+_ASKED = 2
+_LINGER = 20.0
 
 
 class _Connection(H2Connection):
@@ -70,12 +72,14 @@ class Http2:
         self._open: dict[int, _Request] = {}
         self._hung: set[int] = set()
         self._calls: dict[int, Call] = {}
+        self._cancelled_unseen: set[int] = set()
         self._latest = 0
         self._unsent: dict[int, tuple[bytes, bool]] = {}
         self._limits: deque[int] = deque()
         self._allowed = _UNLIMITED
         self._draining: set[int] | None = None
         self._break_off: Callable[[], None] | None = None
+        self._read = 0
         self._flushing = False
         self._h2 = _Connection(
             H2Configuration(client_side=False, validate_outbound_headers=False, normalize_outbound_headers=False)
@@ -120,8 +124,8 @@ class Http2:
             self._h2.reset_stream(stream, answer.code)
             self._finish(stream)
         else:
-            call.answered = answer.status
             self._answer(stream, answer)
+            call.answered = answer.status
         self._flush_soon()
 
     def limit(self, streams: int) -> None:
@@ -189,7 +193,9 @@ class Http2:
             headers=request.headers,
             body=b"".join(request.body),
             certified=self._certified,
+            cancelled=event.stream_id in self._cancelled_unseen,
         )
+        call.ignored = not self.processes(call)
         self._handler.received(self, call)
 
     def _reset(self, event: events.StreamReset) -> None:
@@ -198,6 +204,8 @@ class Http2:
     def _cancelled(self, stream: int) -> None:
         if stream in self._calls:
             self._calls[stream].cancelled = True
+        else:
+            self._cancelled_unseen.add(stream)
 
     def _window(self, _event: events.Event) -> None:
         for stream in list(self._unsent):
@@ -212,12 +220,20 @@ class Http2:
         if self._break_off is None and not self._transport.is_closing():
             self._draining = set()
             self._break_off = break_off
-            self._h2.ping(b"parting.")
-            self._flush_soon()
+            self._ask_whether_read()
             asyncio.get_running_loop().call_later(_LINGER, break_off)
 
+    def _ask_whether_read(self) -> None:
+        self._h2.ping(b"parting.")
+        self._flush_soon()
+
     def _read_all(self, _event: events.PingAckReceived) -> None:
-        if self._break_off is not None:
+        if self._break_off is None:
+            return
+        self._read += 1
+        if self._read < _ASKED:
+            self._ask_whether_read()
+        else:
             self._break_off()
 
     def _terminated(self, _event: events.ConnectionTerminated) -> None:

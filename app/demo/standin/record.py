@@ -90,4 +90,5 @@ def _shown(call: Call) -> dict[str, Any]:
         "answered": call.answered,
         "cancelled": call.cancelled,
         "fault": call.fault,
+        "ignored": call.ignored,
     }

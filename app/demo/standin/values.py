@@ -20,6 +20,7 @@ class Call(Struct):
     answered: the status that was sent, None until then. cancelled: the client reset the stream, be
         it when the answer was on its way.
     fault: the name of the fault that it was hit by, "" for none.
+    ignored: it came when its connection took nothing any more, as after GOAWAY.
     """
 
     server: str
@@ -35,6 +36,7 @@ class Call(Struct):
     answered: int | None = None
     cancelled: bool = False
     fault: str = ""
+    ignored: bool = False
 
 
 class Answer(Struct, frozen=True):
