@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
-from flask import Flask
 
 from app import checking, datadir, listening, logs, plan, poke, registry, render
 from app import config as configuration
@@ -36,6 +35,8 @@ from providers.kit.base import Provider, Transport
 from providers.kit.http import Client
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from app.dispatch.steps import Rules
     from app.intake import Intake
 
