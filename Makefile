@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The tests start processes by the hundred: none is to compile the code anew.
+unexport PYTHONDONTWRITEBYTECODE
 AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test soak check lint bench demo lock clean
