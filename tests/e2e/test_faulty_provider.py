@@ -44,8 +44,8 @@ def send(service: Service, messages: int) -> set[tuple[str, str]]:
 def test_all_arrive_and_none_is_sent_again_after_a_200(
     start: Callable[..., Service], standin: StandinProcess, soak: bool
 ) -> None:
-    # Only what is never answered may outlast the time-out, however busy the machine is: an answer that comes when it has
-    # been given up in the same moment counts as known here.
+    # Only what is never answered may outlast the time-out, however busy the machine is: an answer that comes in the
+    # moment in which it is given up counts as known here.
     messages, timeout, patience = (250, "20s", 700.0) if soak else (10, "3s", 60.0)
     wanted = {"apns": kinds("apns").keys(), "fcm": kinds("fcm").keys()}
     if not soak:
