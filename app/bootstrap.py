@@ -287,7 +287,11 @@ async def _dispatch(
         loop.add_signal_handler(number, dispatcher.stop)
     if os.environ.get(FOLLOW_STDIN):
         # The supervisor holds the other end and never writes: its end means that it is gone.
-        loop.add_reader(0, dispatcher.stop)
+        def gone() -> None:
+            loop.remove_reader(0)  # an end can be read for ever
+            dispatcher.stop()
+
+        loop.add_reader(0, gone)
     await dispatcher.run()
 
 

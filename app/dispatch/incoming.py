@@ -72,7 +72,7 @@ class Incoming:
 
     def _must_wait(self) -> bool:
         """Whether what is planned now could not be sent yet, or written down: it would only take memory."""
-        if self._settler.is_behind and self._lane != NOW_LANE:
+        if self._settler.is_behind(urgent=self._lane == NOW_LANE):
             return True
         return any(sender.worth_waiting(self._sends, now_ms()) for sender in self._shared.senders.values())
 

@@ -139,7 +139,7 @@ class Sender:
         if self.pause is not None or self.room(lane, now) >= SLICE:
             return False
         flows = time.monotonic() - self._progress_at < STUCK
-        if flows and len(self._waiting.lanes[lane]) < self._rate * FLOW:
+        if flows and len(self._waiting.lanes[lane]) + self._orders.behind[lane] < self._rate * FLOW:
             self._wanting.add(lane)
             return True
         return False

@@ -21,8 +21,8 @@ log = structlog.get_logger()
 
 GATHER, ENOUGH = 0.02, 500
 """Seconds that rows gather before they are written, unless there are enough of them."""
-BEHIND = 1_000
-"""Rows that wait to be written from which on no more are planned but for what is urgent."""
+BEHIND, URGENT_BEHIND = 1_000, 5_000
+"""Rows that wait to be written from which on no more are planned: of what can wait, and of what is urgent."""
 REASONS = 30
 """Reasons counted for one outcome of a provider; a vendor may make up any number."""
 
@@ -46,10 +46,9 @@ class Settler:
         self._reported: dict[tuple[str, str], float] = {}
         self._ending = False
 
-    @property
-    def is_behind(self) -> bool:
+    def is_behind(self, urgent: bool) -> bool:
         """Whether more waits to be written than is worth planning on."""
-        return len(self._batch) + len(self._writing) > BEHIND
+        return len(self._batch) + len(self._writing) > (URGENT_BEHIND if urgent else BEHIND)
 
     def end(self) -> None:
         """Have `run` write what there is and return."""

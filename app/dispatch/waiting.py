@@ -31,8 +31,8 @@ LOADED = 32
 """Events read at once: each may have some hundred kilobytes."""
 PATIENCE = 2_500
 """Milliseconds that a row whose hold is over waits for an answer; the question has a time-out of two seconds."""
-REMEMBERED = 600_000
-"""Milliseconds for which it is remembered who was asked about."""
+REMEMBERED, FORGOTTEN_EVERY = 600_000, 10_000
+"""Milliseconds for which it is remembered who was asked about, and after which it is looked who is to be forgotten."""
 _NO_RECIPIENTS = Recipients(())
 
 
@@ -47,6 +47,7 @@ class Waiting:
         self._asking: set[asyncio.Task[None]] = set()
         self._questions: dict[str, int] = {}
         self._answered: dict[str, int] = {}
+        self._forgets_at = 0
 
     async def run_due(self) -> None:
         while True:
@@ -226,6 +227,9 @@ class Waiting:
         self._forget_questions(now)
 
     def _forget_questions(self, now: int) -> None:
+        if now < self._forgets_at:
+            return
+        self._forgets_at = now + FORGOTTEN_EVERY
         for remembered in (self._questions, self._answered):
             for uid in [uid for uid, at in remembered.items() if at < now - REMEMBERED]:
                 del remembered[uid]

@@ -597,6 +597,24 @@ def test_what_waits_behind_others_fills_the_lane_too() -> None:
     sent_by(provider, work)
 
 
+def test_what_a_few_conversations_hold_back_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes out one push after another, however fast the provider is: everybody else would wait for that."""
+    monkeypatch.setattr(senders, "STUCK", 60.0)
+    provider = Gated("p")
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
+        queue(sender, *(job(provider, f"u{n % 10}") for n in range(10 * HELD)))
+        await asyncio.sleep(0)
+        assert sender.inflight == 10
+        assert sender.worth_waiting(Lane.NOW, 1), "all of it is sent in no time"
+        sender._rate = 100.0
+        assert not sender.worth_waiting(Lane.NOW, 1)
+        provider.gate.set()
+        await idle(sender)
+
+    sent_by(provider, work)
+
+
 def test_what_there_is_no_room_for_is_overtaken_by_nothing_of_its_conversation() -> None:
     provider = Gated("p")
 

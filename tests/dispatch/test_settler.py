@@ -72,20 +72,21 @@ def test_what_is_urgent_goes_between_the_pieces_of_a_large_batch(bridge: Bridge,
     assert counts(bridge) == {Outcome.SENT: ROWS}
 
 
+@pytest.mark.parametrize("urgent", [False, True])
 def test_it_is_behind_until_what_it_was_given_is_written(
-    bridge: Bridge, shared: Shared, monkeypatch: pytest.MonkeyPatch
+    bridge: Bridge, shared: Shared, monkeypatch: pytest.MonkeyPatch, urgent: bool
 ) -> None:
-    monkeypatch.setattr("app.dispatch.settler.BEHIND", ROWS - 1)
+    monkeypatch.setattr("app.dispatch.settler.URGENT_BEHIND" if urgent else "app.dispatch.settler.BEHIND", ROWS - 1)
     settler = Settler(shared)
 
     async def scenario() -> list[bool]:
         for row in rows(ROWS, Outcome.SENT):
             settler.add(row, 0)
-        seen = [settler.is_behind]
+        seen = [settler.is_behind(urgent)]
         flush = asyncio.create_task(settler.flush())
         await asyncio.sleep(0)
-        seen.append(settler.is_behind)
+        seen.append(settler.is_behind(urgent))
         await flush
-        return [*seen, settler.is_behind]
+        return [*seen, settler.is_behind(urgent)]
 
     assert asyncio.run(scenario()) == [True, True, False]

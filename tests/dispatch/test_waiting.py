@@ -46,3 +46,18 @@ def test_what_one_loop_reads_takes_nothing_from_the_other(bridge: Bridge, monkey
     assert asyncio.run(scenario()) == [[2], [1, 3]]
     assert not settler.tally
     shared.close()
+
+
+def test_who_was_asked_about_is_forgotten_now_and_then(bridge: Bridge) -> None:
+    """To look at all of them for every answer would take longer than the answer."""
+    shared = Shared(bridge.database, {}, RULES, Limits(), "me", ["due", "held"])
+    known = Waiting(shared, Settler(shared), None)
+    known._questions = {"bob": 1}
+    known._forget_questions(now := waiting.REMEMBERED + 2)
+    assert not known._questions
+    known._answered = {"bob": 1}
+    known._forget_questions(now + 1)
+    assert known._answered
+    known._forget_questions(now + waiting.FORGOTTEN_EVERY)
+    assert not known._answered
+    shared.close()

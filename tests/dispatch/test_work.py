@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from app import intake
-from app.dispatch import steps
+from app.dispatch import settler, steps
+from app.dispatch.sender import SLICE
 from app.dispatch.steps import Renderer, Rules
 from app.dispatch.work import Known, Parsed, Progress
 from app.model import Content, Device, Message, Outcome, Recipients, Settings
@@ -106,6 +107,26 @@ def test_messages_for_a_paused_provider_wait_in_the_database(bridge: Bridge) -> 
     for uid in ["first", *uids]:
         bridge.register(uid, "p")
     asyncio.run(scenario())
+
+
+def test_what_is_urgent_is_not_planned_far_ahead_of_what_is_written(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has no phone is decided at once, and there may be a million such calls after an outage."""
+    monkeypatch.setattr(settler, "URGENT_BEHIND", 20)
+    ahead: list[int] = []
+    add = settler.Settler.add
+
+    def added(self: settler.Settler, row: Delivery, event_id: int) -> None:
+        add(self, row, event_id)
+        ahead.append(len(self._batch) + len(self._writing))
+
+    monkeypatch.setattr(settler.Settler, "add", added)
+    for _ in range(2 * SLICE):
+        bridge.message("nobody", lane=intake.NOW_LANE)
+    asyncio.run(bridge.run(until=lambda: not bridge.depth()))
+    assert len(ahead) == 2 * SLICE
+    assert max(ahead) <= 20 + SLICE
 
 
 def test_what_is_given_up_keeps_its_content(bridge: Bridge) -> None:
