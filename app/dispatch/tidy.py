@@ -10,6 +10,8 @@ from functools import partial
 
 from app.clock import now_ms
 from app.dispatch.shared import Shared
+from app.events import OFFLINE
+from app.intake import LANES
 from app.store import deliveries, devices, health, inbox, keys
 from app.store import presence as presence_store
 
@@ -72,7 +74,10 @@ class Tidy:
 
     def _forget(self, place: tuple[int, int]) -> tuple[int, int]:
         with self._shared.db.write() as connection:
-            return deliveries.forget(connection, self._before(), ROWS, place)
+            # Of a call that is not planned whole, a repeat of what was sent must still be known as one.
+            oldest = inbox.oldest(connection, LANES, OFFLINE)
+            before = self._before() if oldest is None else min(self._before(), oldest)
+            return deliveries.forget(connection, before, ROWS, place)
 
     def _forget_presence(self) -> None:
         before = now_ms() - max(self._shared.rules.policy.ttl, OFFLINE_KNOWN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 
 import structlog
@@ -33,6 +34,10 @@ PATIENCE = 2_500
 """Milliseconds that a row whose hold is over waits for an answer; the question has a time-out of two seconds."""
 REMEMBERED, FORGOTTEN_EVERY = 600_000, 10_000
 """Milliseconds for which it is remembered who was asked about, and after which it is looked who is to be forgotten."""
+PUT_OFF = 30_000
+"""Milliseconds for which nothing but a pause puts a push off that was not sent yet."""
+HASTENED = 200
+"""Rows looked at in one transaction."""
 _NO_RECIPIENTS = Recipients(())
 
 
@@ -50,6 +55,7 @@ class Waiting:
         self._forgets_at = 0
 
     async def run_due(self) -> None:
+        await self._hasten()
         while True:
             worked = False
             for (name, sender), lane in product(self._shared.senders.items(), Lane):
@@ -58,6 +64,18 @@ class Waiting:
                     worked |= await self._take_up(name, lane, room)
             if not worked:
                 await self._shared.wait("due", await self._until_due(self._shared.senders))
+
+    async def _hasten(self) -> None:
+        """What an earlier process put off by a pause of its own is due now: whoever mends a setting reloads for it."""
+
+        def write(provider: str, lane: Lane, after: tuple[int, int]) -> tuple[int, int]:
+            with self._shared.db.write() as connection:
+                return deliveries.hasten(connection, provider, lane, after, now_ms(), HASTENED)
+
+        for provider, lane in product(self._shared.senders, Lane):
+            place = (now_ms() + PUT_OFF, 0)
+            while (following := await self._shared.write(partial(write, provider, lane, place))) != place:
+                place = following
 
     async def _until_due(self, providers: Iterable[str]) -> float:
         def read() -> int | None:

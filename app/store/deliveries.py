@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, delete, func, select, update
 
 from app.model import Lane, Outcome
 from app.store import dialect, inbox, keys
 from app.store.rows import Delivery
-from app.store.schema import HELD, LETTER, deliveries
+from app.store.schema import EXPIRING, HELD, LETTER, WAITING, deliveries
 from app.store.turns import FIRST, first_of_channels
 
 _COLUMNS = (
@@ -133,15 +133,17 @@ def claim_due(
     may be claimed, every channel has its turn, from `start` on; and what is worth nothing after a time goes first,
     the newest of it before what will be too late anyway.
     """
-    in_lane = (deliveries.c.provider == provider, deliveries.c.lane == lane)
-    free = (deliveries.c.due_at <= now, deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
-    query = _SELECT.where(*in_lane, *free)
+    in_lane = (deliveries.c.provider == provider, deliveries.c.lane == lane, WAITING)
+    unheld = deliveries.c.owner.is_(None) | (deliveries.c.owner != owner)
+    query = _SELECT.where(*in_lane, deliveries.c.due_at <= now, unheld)
     oldest = query.order_by(deliveries.c.due_at, deliveries.c.id).limit(limit).with_for_update(skip_locked=True)
     rows = list(connection.execute(oldest).all())
     if len(rows) == limit > 1:  # a single one is to try a provider: not the same one again, if it failed
         # Found without a lock, so that another process may have it by now: looked at again, as what is free.
-        ahead = query.where(deliveries.c.id.in_(_ahead(connection, in_lane, free, limit, now, start)))
-        ahead = ahead.with_for_update(skip_locked=True)
+        # An expression, or SQLite takes the index by due time for it, and walks all that is due.
+        free = (deliveries.c.due_at + 0 <= now, unheld)
+        ids = _ahead(connection, in_lane, free, limit, now, start)
+        ahead = _SELECT.where(deliveries.c.id.in_(ids), *free).with_for_update(skip_locked=True)
         rows = list({row.id: row for row in [*connection.execute(ahead).all(), *rows]}.values())[:limit]
     rows.sort(key=lambda row: row.id)  # as they were planned
     for some in dialect.chunks([row.id for row in rows]):
@@ -157,12 +159,14 @@ def _ahead(
     connection: Connection, in_lane: _Conditions, free: _Conditions, limit: int, now: int, start: int
 ) -> list[int]:
     """What goes ahead of the oldest: a quarter of what will be worth nothing soon, and the first of each channel."""
-    expiring = select(deliveries.c.id).where(*in_lane, *free, deliveries.c.expires_at > now)
-    newest = expiring.order_by(deliveries.c.first_at.desc()).limit(limit // 4)
+    # No further than that: after a long pause most of a backlog may be too late, and would be walked with each claim.
+    newest = select(deliveries.c.id).where(*in_lane, EXPIRING).order_by(deliveries.c.first_at.desc()).limit(4 * limit)
+    soon = select(deliveries.c.id).where(deliveries.c.id.in_(newest), *free, deliveries.c.expires_at > now)
+    soon = soon.order_by(deliveries.c.first_at.desc()).limit(limit // 4)
     channels = first_of_channels(
         connection, deliveries.c.channel, deliveries.c.id, in_lane, free, start, max(1, limit // 2)
     )
-    return [*connection.execute(newest).scalars(), *channels]
+    return [*connection.execute(soon).scalars(), *channels]
 
 
 def next_due(
@@ -185,6 +189,34 @@ def next_due(
         if found is not None:
             times.append(found)
     return min(times, default=None)
+
+
+def hasten(
+    connection: Connection, provider: str, lane: int, after: tuple[int, int], now: int, limit: int
+) -> tuple[int, int]:
+    """Look at the next `limit` rows by due time, and have those tried now that were never sent.
+
+    after: the (due_at, id) to go on after. Gives the next one, the same where there is none.
+    """
+    query = select(deliveries.c.id, deliveries.c.due_at, deliveries.c.outcome, deliveries.c.owner)
+    query = query.where(deliveries.c.provider == provider, deliveries.c.lane == lane, WAITING).with_for_update()
+    rows = _following(connection, query, deliveries.c.due_at, after, limit)
+    for some in dialect.chunks([row.id for row in rows if row.outcome == Outcome.QUEUED and row.owner is None]):
+        connection.execute(update(deliveries).where(deliveries.c.id.in_(some)).values(due_at=now))
+    return (rows[-1].due_at, rows[-1].id) if rows else after
+
+
+def _following(
+    connection: Connection, query: Select[Any], column: Column[Any], after: tuple[int, int], limit: int
+) -> list[Any]:
+    """The next rows by this column and by id, after these values of both."""
+    value, last_id = after
+    query = query.order_by(column, deliveries.c.id)
+    # One after the other: with OR the index gives all of one time again and again, which may be a whole large group.
+    rows = list(connection.execute(query.where(column == value, deliveries.c.id > last_id).limit(limit)))
+    if len(rows) < limit:
+        rows += connection.execute(query.where(column > value).limit(limit - len(rows)))
+    return rows
 
 
 def release_held(connection: Connection, uids: Sequence[str], now: int) -> int:
@@ -213,7 +245,10 @@ def release_to_devices(
         return None
     insert_new(connection, pushes, owner)
     query = _SELECT.where(
-        deliveries.c.message_id == held.message_id, deliveries.c.uid == keys.key(held.uid), deliveries.c.owner == owner
+        deliveries.c.message_id == held.message_id,
+        deliveries.c.uid == keys.key(held.uid),
+        deliveries.c.owner == owner,
+        deliveries.c.event_id == held.event_id,  # another call's push to the same device may be under way
     )
     released = _deliveries(connection, connection.execute(query).all())
     if not released and held.event_id is not None:
@@ -332,7 +367,11 @@ def awaited(connection: Connection) -> list[str]:
 
 def give_up(connection: Connection, providers: Sequence[str], now: int, limit: int) -> int:
     """Give up to `limit` rows up that wait for one of these providers, which are gone; how many."""
-    waiting = select(deliveries.c.id).where(deliveries.c.due_at.is_not(None), deliveries.c.provider.in_(providers))
+    # At a reload the dispatcher that still had the provider may have some of it under way.
+    unclaimed = deliveries.c.owner.is_(None) | (deliveries.c.due_at < now)
+    waiting = select(deliveries.c.id).where(
+        deliveries.c.due_at.is_not(None), deliveries.c.provider.in_(providers), unclaimed
+    )
     ids = list(connection.execute(waiting.limit(limit).with_for_update()).scalars())
     values = {"outcome": Outcome.DEAD, "reason": "provider_unknown", "due_at": None, "owner": None, "at": now}
     for some in dialect.chunks(ids):
@@ -349,23 +388,13 @@ def forget(connection: Connection, before: int, limit: int, after: tuple[int, in
     after: the (at, id) to go on after. Gives the next one, the same where nothing from before then is left: rows that
     wait may be any number, and must not be walked again for each that goes.
     """
-    rows = _oldest(connection, before, limit, after)
+    query = select(deliveries.c.at, deliveries.c.id, deliveries.c.due_at, deliveries.c.event_id).with_for_update()
+    rows = _following(connection, query.where(deliveries.c.at < before), deliveries.c.at, after, limit)
     gone = [row for row in rows if row.due_at is None]
     for some in dialect.chunks([row.id for row in gone]):
         connection.execute(delete(deliveries).where(deliveries.c.id.in_(some)))
     inbox.sweep(connection, [row.event_id for row in gone if row.event_id is not None])
     return (rows[-1].at, rows[-1].id) if rows else after
-
-
-def _oldest(connection: Connection, before: int, limit: int, after: tuple[int, int]) -> list[Any]:
-    at, last_id = after
-    query = select(deliveries.c.at, deliveries.c.id, deliveries.c.due_at, deliveries.c.event_id).with_for_update()
-    query = query.where(deliveries.c.at < before).order_by(deliveries.c.at, deliveries.c.id)
-    # One after the other: with OR the index gives all of one time again and again, which may be a whole large group.
-    rows = list(connection.execute(query.where(deliveries.c.at == at, deliveries.c.id > last_id).limit(limit)))
-    if len(rows) < limit:
-        rows += connection.execute(query.where(deliveries.c.at > at).limit(limit - len(rows)))
-    return rows
 
 
 def waiting(connection: Connection) -> dict[str, int]:

@@ -97,14 +97,14 @@ deliveries = Table(
     Index("deliveries_by_user", "uid", "at"),
     Index("deliveries_by_time", "at"),
 )
-_WAITING = deliveries.c.due_at.is_not(None)
+WAITING = deliveries.c.due_at.is_not(None)
 Index(
     "deliveries_due",
     deliveries.c.provider,
     deliveries.c.lane,
     deliveries.c.due_at,
-    sqlite_where=_WAITING,
-    postgresql_where=_WAITING,
+    sqlite_where=WAITING,
+    postgresql_where=WAITING,
 )
 Index(
     "deliveries_by_channel",
@@ -112,17 +112,17 @@ Index(
     deliveries.c.lane,
     deliveries.c.channel,
     deliveries.c.id,
-    sqlite_where=_WAITING,
-    postgresql_where=_WAITING,
+    sqlite_where=WAITING,
+    postgresql_where=WAITING,
 )
-_EXPIRING = and_(_WAITING, deliveries.c.expires_at.is_not(None))
+EXPIRING = and_(WAITING, deliveries.c.expires_at.is_not(None))
 Index(
     "deliveries_expiring",
     deliveries.c.provider,
     deliveries.c.lane,
     deliveries.c.first_at,
-    sqlite_where=_EXPIRING,
-    postgresql_where=_EXPIRING,
+    sqlite_where=EXPIRING,
+    postgresql_where=EXPIRING,
 )
 Index(
     "deliveries_held",

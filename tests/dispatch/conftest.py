@@ -112,12 +112,12 @@ class Bridge:
     def statuses(self, *statuses: str) -> None:
         self._put(events.STATUS, json.dumps(statuses), STATUS_LANE)
 
-    def message(self, *to: str, lane: str = NORMAL_LANE) -> int:
+    def message(self, *to: str, lane: str = NORMAL_LANE, at: int | None = None) -> int:
         """Accept a message for these users; its id."""
         self._next += 1
         body = {"message_id": self._next, "from_uid": "ann", "channel_id": "g", "channel_type": 2}
         body |= {"payload": PAYLOAD, "to_uids": to}
-        self._put(events.OFFLINE, json.dumps(body), lane)
+        self._put(events.OFFLINE, json.dumps(body), lane, at)
         return self._next
 
     def notify(self, *messages: dict[str, Any], received_at: int | None = None) -> list[int]:

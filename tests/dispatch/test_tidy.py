@@ -63,6 +63,15 @@ def test_a_round_forgets_all_that_is_old_however_little_a_step_takes(
     assert {left[f"gone {n}"].reason for n in range(5)} == {"provider_unknown"}
 
 
+def test_what_was_sent_of_a_call_that_is_not_planned_whole_is_remembered(bridge: Bridge) -> None:
+    """A dispatcher that was killed in the midst of a group and comes back after `retention` must not send it again."""
+    old = now_ms() - 2 * DAY
+    bridge.message("sent", "next", at=old)
+    keep(bridge, row("before", old - 1), row("sent", old + 1))
+    rounds(bridge, 1)
+    assert bridge.rows().keys() == {"sent"}
+
+
 def test_what_waits_is_passed_over_in_one_round_and_looked_at_again_now_and_then(
     bridge: Bridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from app import intake
+from app.clock import now_ms
 from app.dispatch import settler, steps
 from app.dispatch.sender import SLICE
 from app.dispatch.steps import Renderer, Rules
@@ -19,6 +20,7 @@ from app.render import Style
 from app.settle import Limits
 from app.store import people
 from app.store.rows import Delivery
+from app.store.schema import deliveries
 from providers.kit.base import Misconfigured, Request, Retry, Target
 from tests.dispatch.conftest import TEMPLATES, Bridge, Gated, Stub
 
@@ -107,6 +109,22 @@ def test_messages_for_a_paused_provider_wait_in_the_database(bridge: Bridge) -> 
     for uid in ["first", *uids]:
         bridge.register(uid, "p")
     asyncio.run(scenario())
+
+
+def test_what_a_pause_put_off_goes_out_when_the_setting_is_mended_and_reloaded(bridge: Bridge) -> None:
+    """Not when the pause would have been over, which may be an hour later; what the vendor put off stays so."""
+    for uid in ("waits", "slow"):
+        bridge.register(uid, "p")
+    bridge.message("waits", "slow")
+    asyncio.run(bridge.run(Stub("p", lambda _: Misconfigured("key")), until=lambda: len(bridge.outcomes()) == 2))
+    far = now_ms() + 3_600_000
+    with bridge.database.write() as connection:
+        connection.execute(deliveries.update().values(due_at=far))
+        connection.execute(deliveries.update().where(deliveries.c.uid == "slow").values(outcome="retrying"))
+    provider = Stub("p")
+    asyncio.run(bridge.run(provider, until=lambda: bridge.outcomes()["waits"] == "sent"))
+    assert provider.sent == ["p-waits"]
+    assert bridge.rows()["slow"].due_at == far
 
 
 def test_what_is_urgent_is_not_planned_far_ahead_of_what_is_written(

@@ -168,6 +168,17 @@ def test_what_is_held_for_a_user_is_found_without_a_look_at_their_trace(db: Conn
     assert steps(db, lambda: deliveries.release_held(db, ["u1"], NOW)) <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 100])
+def test_a_claim_costs_the_same_however_much_waits(db: Connection, channels: int) -> None:
+    deliveries.insert_new(db, [waiting(f"u{n}", lane=1, channel=n % channels) for n in range(10_000)])
+    assert steps(db, lambda: deliveries.claim_due(db, "ios", 1, 100, ME, NOW, 1_000, 50)) <= 20
+
+
+def test_what_is_too_late_is_not_walked_with_each_claim(db: Connection) -> None:
+    deliveries.insert_new(db, [waiting(f"u{n}", lane=1, channel=1, expires_at=NOW - 1) for n in range(10_000)])
+    assert steps(db, lambda: deliveries.claim_due(db, "ios", 1, 8, ME, NOW, 1_000)) <= 10
+
+
 def test_what_is_tidied_in_one_step_is_bounded_whatever_waits(db: Connection) -> None:
     put(db, *(str(n).encode() for n in range(4_000)))
     ids = [event.id for event in claim(db, limit=4_000)]
@@ -177,6 +188,7 @@ def test_what_is_tidied_in_one_step_is_bounded_whatever_waits(db: Connection) ->
     assert steps(db, lambda: deliveries.awaited(db)) <= 1
     assert steps(db, lambda: deliveries.give_up(db, ["gone"], NOW, 10)) <= 1
     assert steps(db, lambda: deliveries.forget(db, NOW + 1, 10)) <= 1
+    assert steps(db, lambda: deliveries.hasten(db, "ios", 1, (NOW + 9, ids[9]), NOW, 10)) <= 1
     assert steps(db, lambda: inbox.sweep_next(db, ("normal", ids[9]), 10)) <= 1
     assert steps(db, lambda: presence.forget(db, NOW, 10, "u2")) <= 1
 

@@ -324,6 +324,45 @@ def test_forgetting_a_dead_letter_removes_the_content_that_no_other_needs(db: Co
     assert {row.outcome for row in deliveries.trace(db)} == {Outcome.DEAD}
 
 
+def test_what_was_put_off_before_it_was_sent_is_tried_now_a_few_at_a_time(db: Connection) -> None:
+    queued = {"outcome": Outcome.QUEUED, "lane": 1}
+    stored(
+        db,
+        *(waiting(f"far{n}", due_at=NOW + 900, **queued) for n in range(3)),
+        waiting("sent", due_at=NOW + 900, lane=1),
+    )
+    stored(db, waiting("later", due_at=NOW + 901, **queued), waiting("soon", due_at=NOW + 7, **queued))
+    stored(db, waiting("other", due_at=NOW + 900, outcome=Outcome.QUEUED), waiting("elsewhere", provider="a", **queued))
+    places = [(NOW + 8, 0)]
+    while (place := deliveries.hasten(db, "ios", 1, places[-1], NOW, 2)) != places[-1]:
+        places.append(place)
+    assert len(places) == 4
+    rows = {row.uid: row.due_at for row in deliveries.trace(db)}
+    assert {uid for uid, due_at in rows.items() if due_at == NOW} == {"far0", "far1", "far2", "later", "elsewhere"}
+
+
+def test_a_push_under_way_is_not_released_a_second_time(db: Connection) -> None:
+    """Two calls may name one user for one message: the first one's push is tried again while the second is held."""
+    stored(db, waiting("u1", "d1", event_id=3))
+    (running,) = claim(db)
+    stored(db, waiting("u1", "", outcome=Outcome.HELD, provider="", event_id=4))
+    (held,) = claim(db, provider="")
+    pushes = [waiting("u1", device, outcome=Outcome.QUEUED, event_id=4) for device in ("d1", "d2")]
+    released = deliveries.release_to_devices(db, held, pushes, ME)
+    assert released is not None
+    assert [row.device_id for row in released] == ["d2"]
+    assert deliveries.update_held_by(db, [replace(running, outcome=Outcome.SENT, due_at=None)], ME) == 1
+
+
+def test_what_is_under_way_to_a_provider_that_is_gone_is_not_given_up(db: Connection) -> None:
+    """At a reload another dispatcher, which still has the provider, may have it."""
+    stored(db, waiting(provider="gone"))
+    (row,) = claim(db, OTHER, provider="gone")
+    assert row.due_at is not None
+    assert deliveries.give_up(db, ["gone"], NOW + 1, 10) == 0
+    assert deliveries.give_up(db, ["gone"], NOW + 1_001, 10) == 1, "whoever had it is gone too"
+
+
 def test_what_waits_for_a_provider_that_is_gone_is_given_up(db: Connection) -> None:
     stored(db, waiting("old", provider="gone"), waiting("new"), delivery("sent", provider="gone"))
     stored(db, waiting("held", "", provider="", outcome=Outcome.HELD))
