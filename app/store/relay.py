@@ -92,11 +92,11 @@ def kinds(connection: Connection, target: str, limit: int, after: str, besides: 
     # A look into the index for each, where DISTINCT would read all that waits.
     waiting = select(relay.c.kind).where(relay.c.target == target, _WAITING).order_by(relay.c.kind, relay.c.id).limit(1)
     found: list[str] = []
-    for part in (waiting.where(relay.c.kind > after), waiting.where(relay.c.kind <= after)):
-        query = part
+    for part, query in ((waiting, waiting.where(relay.c.kind > after)), (waiting.where(relay.c.kind <= after),) * 2):
         while len(found) < limit and (kind := connection.execute(query).scalar()) is not None:
             if kind not in besides:
                 found.append(kind)
+            # Never two lower bounds: SQLite begins at the first of them, and reads all that lies in between.
             query = part.where(relay.c.kind > kind)
     return found
 

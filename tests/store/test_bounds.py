@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import Insert
 
 from app.model import Connection as Known
 from app.model import Outcome
-from app.store import deliveries, devices, inbox, keys, presence, schema
+from app.store import deliveries, devices, inbox, keys, presence, relay, schema
 from app.store.dialect import ROWS, NotLocked, WriteLock, reason
 from app.store.rows import Drop
 from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, stored, waiting
@@ -206,3 +206,9 @@ def test_dead_letters_are_listed_without_a_look_at_what_was_sent(db: Connection)
     deliveries.insert_new(db, [delivery(message_id=n, event_id=None) for n in range(4_000)])
     assert steps(db, lambda: deliveries.dead_letters(db, 10)) <= 1
     assert steps(db, lambda: deliveries.dead_letters(db, 10, before=10**9)) <= 1
+
+
+def test_the_kinds_that_wait_for_a_target_are_found_without_a_look_at_all_that_waits(db: Connection) -> None:
+    relay.put(db, [relay.Copy("a", "one" if n % 2 else "two", b"%d" % n, NOW, True) for n in range(2_000)])
+    assert steps(db, lambda: relay.kinds(db, "a", 10, "", ())) <= 1
+    assert steps(db, lambda: relay.kinds(db, "a", 10, "p", ())) <= 1
