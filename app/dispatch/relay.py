@@ -7,9 +7,10 @@ leaves at most one event a stream that may be sent twice, and the repeat comes r
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from random import random
 from typing import Any, TypeVar
 
@@ -47,7 +48,12 @@ DROPPED_AT_ONCE = 100_000
 CAUGHT_UP = 0.9
 """The share of `max_backlog` at which a target is no longer called too far behind."""
 TIDY_EVERY = 60.0
-TIDY_ROWS = 2_000
+TIDY_ROWS = 200
+"""Rows that one transaction removes: webhooks wait for it, and it frees all pages of their bodies."""
+PAUSE = 0.01
+"""Seconds between two of these: whoever queues for the database meanwhile comes first."""
+ABANDONED = 1_000
+"""Kinds of events of a target that is gone that are dropped before it is looked at again."""
 PATIENCE = 3.0
 """Seconds that requests under way get when the dispatcher stops; the time-out of a target may be longer."""
 
@@ -90,21 +96,27 @@ class Relay:
 
     async def _tidy(self) -> None:
         """Forget what was passed on a while ago, and what waits for targets that are configured no more."""
+        while True:
+            before = now_ms() - SEEN
+            await self._drop_abandoned(before)
+            await _in_steps(self._shared, partial(relay_store.forget, before=before, limit=TIDY_ROWS))
+            await asyncio.sleep(TIDY_EVERY)
+
+    async def _drop_abandoned(self, before: int) -> None:
+        # Not what came since: another machine may have the target in its configuration already.
         names = [queue.target.name for queue in self._queues]
 
-        def tidy(connection: Transaction) -> tuple[int, dict[str, int]]:
-            before = now_ms() - SEEN
-            # The grace is for targets that another machine has in its configuration already.
-            dropped = relay_store.drop_others(connection, names, before, TIDY_ROWS)
-            return relay_store.forget(connection, before, TIDY_ROWS), dropped
+        def look(connection: Transaction) -> list[relay_store.Stream]:
+            return relay_store.abandoned(connection, names, before, ABANDONED)
 
-        while True:
-            forgotten, dropped = await _write(self._shared, tidy)
-            for name, count in dropped.items():
-                metrics.RELAY_DROPPED.labels(name, "", "removed").inc(count)
-                log.warning("relay target is gone", action="relay", target=name, dropped=count)
-            if TIDY_ROWS not in (forgotten, *dropped.values()):
-                await asyncio.sleep(TIDY_EVERY)
+        while streams := await _read_long(self._shared, look):
+            dropped = Counter[str]()
+            for target, kind in streams:
+                count = await _drop_old(self._shared, target, kind, before)
+                dropped[target] += count
+            for target, count in (+dropped).items():
+                metrics.RELAY_DROPPED.labels(target, "", "removed").inc(count)
+                log.warning("relay target is gone", action="relay", target=target, dropped=count)
 
 
 class Marks:
@@ -142,6 +154,31 @@ async def _read(shared: Shared, function: Callable[[Transaction], T]) -> T:
     return await shared.read(read)
 
 
+async def _read_long(shared: Shared, function: Callable[[Transaction], T]) -> T:
+    """For what a million events that wait make long: nothing else of the dispatcher may wait for it."""
+
+    def read() -> T:
+        with shared.db.read() as connection:
+            return function(connection)
+
+    return await shared.read_long(read)
+
+
+async def _in_steps(shared: Shared, function: Callable[[Transaction], int]) -> int:
+    """Repeat a transaction for up to TIDY_ROWS rows until it finds fewer; how many they were altogether."""
+    total = count = await _write(shared, function)
+    while count == TIDY_ROWS:
+        await asyncio.sleep(PAUSE)
+        count = await _write(shared, function)
+        total += count
+    return total
+
+
+async def _drop_old(shared: Shared, target: str, kind: str, before: int) -> int:
+    """Drop what of a stream came before then; how many."""
+    return await _in_steps(shared, lambda connection: relay_store.drop(connection, target, kind, before, TIDY_ROWS))
+
+
 class Queue:
     """What waits for one target. A stream for each kind of event lives as long as there is something in it.
 
@@ -162,6 +199,7 @@ class Queue:
         self._failure: BaseException | None = None
         self._last = ""
         self._crowded = False
+        self._counted = target.max_backlog + 1, 0
         self.failing: dict[str, set[str]] = {}
         self.full = False
 
@@ -195,7 +233,7 @@ class Queue:
     async def bound(self) -> None:
         """Give the oldest events up where more wait than `max_backlog`: else a dead target fills the disk for all."""
         name, most = self.target.name, self.target.max_backlog
-        waiting = await _read(self.shared, lambda connection: relay_store.count(connection, name))
+        waiting = await _read_long(self.shared, self._count)
         if waiting > most:
             dropped = await self._drop(min(waiting - most, DROPPED_AT_ONCE))
             if not self.full:
@@ -206,18 +244,33 @@ class Queue:
             self.full = False
             log.info("relay target is not too far behind any more", action="relay", target=name, max_backlog=most)
 
+    def _count(self, connection: Transaction) -> int:
+        """How many events wait, or more: counted only where those that came since the last count could be too many."""
+        newest = relay_store.newest(connection)
+        waited, newest_then = self._counted
+        if self.full or waited + max(0, newest - newest_then) > self.target.max_backlog:
+            waited = relay_store.count(connection, self.target.name)
+            self._counted = waited, newest
+        return waited
+
     async def _drop(self, count: int) -> int:
         """Drop so many of the oldest events, in small portions; how many still waited."""
-        name, by_label = self.target.name, defaultdict[str, list[int]](list)
-        for event_id, kind in await _read(self.shared, lambda c: relay_store.oldest(c, name, count)):
-            by_label[label(kind)].append(event_id)
+        name = self.target.name
+
+        def look(connection: Transaction) -> dict[str, list[int]]:
+            by_label = defaultdict[str, list[int]](list)
+            for event_id, kind in relay_store.oldest(connection, name, count):
+                by_label[label(kind)].append(event_id)
+            return by_label
+
         total = 0
-        for event, ids in by_label.items():
+        for event, ids in (await _read_long(self.shared, look)).items():
             for start in range(0, len(ids), TIDY_ROWS):
                 some = ids[start : start + TIDY_ROWS]
                 dropped = await _write(self.shared, lambda connection, some=some: relay_store.give_up(connection, some))  # type: ignore[misc]
                 metrics.RELAY_DROPPED.labels(name, event, "max_backlog").inc(dropped)
                 total += dropped
+                await asyncio.sleep(PAUSE)
         return total
 
     async def stop(self) -> None:
@@ -323,12 +376,7 @@ class Stream:
         return "" if answer.status == 200 else f"status {answer.status}"
 
     async def _drop_old(self) -> None:
-        def drop(connection: Transaction) -> int:
-            return relay_store.drop(connection, self._queue.target.name, self._kind, self._oldest(), TIDY_ROWS)
-
-        dropped = 0
-        while count := await _write(self._queue.shared, drop):
-            dropped += count
+        dropped = await _drop_old(self._queue.shared, self._queue.target.name, self._kind, self._oldest())
         if dropped:
             metrics.RELAY_DROPPED.labels(*self._labels, "max_age").inc(dropped)
             self._log.error("events too old to be relayed", dropped=dropped)

@@ -60,11 +60,16 @@ class Shared:
         self._fault = ""
         self._turns = _Turns()
         self._reads = ThreadPoolExecutor(1, "reads")
+        self._long_reads = ThreadPoolExecutor(1, "long-reads")
         self._writes = ThreadPoolExecutor(1, "writes")
 
     async def read(self, function: Callable[[], T]) -> T:
         """Run a function that reads the database, beside a write that is under way; again while it cannot be used."""
         return await self._insist(function, None if self.db.reads_at_once else self._reads)
+
+    async def read_long(self, function: Callable[[], T]) -> T:
+        """As `read`, for what may take so long that neither the event loop nor another read should wait for it."""
+        return await self._insist(function, self._long_reads)
 
     async def write(self, function: Callable[[], T], urgent: bool = False) -> T:
         """Run a function that writes the database, after those before it; again while it cannot be used.
@@ -104,6 +109,7 @@ class Shared:
 
     def close(self) -> None:
         self._reads.shutdown()
+        self._long_reads.shutdown()
         self._writes.shutdown()
 
     async def wait(self, part: str, seconds: float) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
+from itertools import takewhile
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, union_all, update
 
 from app.store import dialect
 from app.store.schema import relay
@@ -18,6 +19,8 @@ SEEN = 600_000
 """Milliseconds for which what was passed on makes a byte-identical event a repeat."""
 NEAR = 2_000
 """Rows that are looked through for one that came after: a repeat comes within seconds."""
+MERGED = 100
+"""Kinds whose queues are merged to find what is oldest; of more, which are made up, all that waits is sorted."""
 
 _WAITING = relay.c.done_at.is_(None)
 _COLUMNS = ("target", "kind", "digest", "body", "received_at")
@@ -127,9 +130,17 @@ def done(connection: Connection, ids: Sequence[int], now: int) -> None:
 
 
 def drop(connection: Connection, target: str, kind: str, before: int, limit: int) -> int:
-    """Give up those of the stream's oldest `limit` events that came before then; how many."""
+    """Give up to `limit` of the stream's oldest events up, as far as they came before then; how many."""
     oldest = select(relay.c.id, relay.c.received_at).where(_of(target, kind)).order_by(relay.c.id).limit(limit)
-    return _delete(connection, [row_id for row_id, at in connection.execute(oldest).all() if at < before])
+    # The time stands behind the body: a look at it in each young row would read all their bodies.
+    with connection.execute(oldest) as found:
+        ids = [row_id for row_id, _ in takewhile(lambda row: row.received_at < before, found)]
+    return _delete(connection, ids)
+
+
+def newest(connection: Connection) -> int:
+    """The highest id of an event that is kept, 0 where there is none."""
+    return int(connection.execute(select(func.max(relay.c.id))).scalar() or 0)
 
 
 def count(connection: Connection, target: str) -> int:
@@ -140,8 +151,13 @@ def count(connection: Connection, target: str) -> int:
 
 def oldest(connection: Connection, target: str, limit: int) -> list[tuple[int, str]]:
     """(id, kind) of the events that have waited longest for a target."""
-    mine = select(relay.c.id, relay.c.kind).where(relay.c.target == target, _WAITING)
-    return [(row_id, kind) for row_id, kind in connection.execute(mine.order_by(relay.c.id).limit(limit))]
+    some = kinds(connection, target, MERGED + 1, "", ())
+    # Each of these is in the index's order already, so that no more is read than is wanted.
+    queues = [select(relay.c.id, relay.c.kind).where(_of(target, kind)) for kind in some]
+    if not queues or len(queues) > MERGED:
+        queues = [select(relay.c.id, relay.c.kind).where(relay.c.target == target, _WAITING)]
+    query = union_all(*queues).order_by("id").limit(limit)
+    return [(row_id, kind) for row_id, kind in connection.execute(query)]
 
 
 def give_up(connection: Connection, ids: Sequence[int]) -> int:
@@ -152,16 +168,15 @@ def give_up(connection: Connection, ids: Sequence[int]) -> int:
     return dropped
 
 
-def drop_others(connection: Connection, targets: Collection[str], before: int, limit: int) -> dict[str, int]:
-    """Give up to `limit` events up for each target that is not among these and that came before then; how many."""
-    dropped = {}
+def abandoned(connection: Connection, targets: Collection[str], before: int, limit: int) -> list[Stream]:
+    """The streams, up to `limit` a target, of those that are not among these, whose oldest event came before then."""
+    found: list[Stream] = []
     for target in _targets(connection):
-        if target not in targets:
-            old = select(relay.c.id).where(relay.c.target == target, _WAITING, relay.c.received_at < before)
-            count = _delete(connection, list(connection.execute(old.limit(limit)).scalars()))
-            if count:
-                dropped[target] = count
-    return dropped
+        for kind in [] if target in targets else kinds(connection, target, limit, "", ()):
+            first = select(relay.c.received_at).where(_of(target, kind)).order_by(relay.c.id).limit(1)
+            if (at := connection.execute(first).scalar()) is not None and at < before:
+                found.append((target, kind))
+    return found
 
 
 def forget(connection: Connection, before: int, limit: int) -> int:

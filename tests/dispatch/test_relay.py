@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
 from app import relay as relaying
@@ -299,6 +302,126 @@ def test_what_is_too_much_for_a_target_is_dropped_and_told_at_each_change(
         ("relay target is too far behind: its oldest events are dropped", dead.name),
         ("relay target is not too far behind any more", dead.name),
     ]
+
+
+@pytest.mark.parametrize("slow", ["count", "oldest"])
+@pytest.mark.parametrize("reads_at_once", [True, False])
+def test_a_look_at_how_much_waits_holds_no_push_up(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, slow: str, reads_at_once: bool
+) -> None:
+    monkeypatch.setattr(part, "LOOK_EVERY", 0.02)
+    bridge.database.reads_at_once = reads_at_once
+    bridge.register("bob", "good")
+    dead, good = Consumer(max_backlog=2), Stub("good")
+    dead.answer = lambda _kind, _body: 500
+    put(bridge.database, dead.name, *numbered(3))
+    begun, pushed = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+    function = getattr(relay, slow)
+
+    def slowly(*given: Any) -> Any:
+        begun.set()
+        in_time.append(pushed.wait(10))
+        return function(*given)
+
+    monkeypatch.setattr(relay, slow, slowly)
+
+    async def scenario() -> None:
+        async with bridge.running(good, targets=[dead.pair], limits=FAST) as wait:
+            await wait(begun.is_set)
+            bridge.message("bob")
+            await wait(lambda: bridge.outcomes() == {"bob": "sent"})
+            pushed.set()
+            await wait(lambda: sum(left(bridge.database).values()) == 2)
+
+    asyncio.run(scenario())
+    assert all(in_time)
+
+
+def test_what_waits_is_counted_where_it_could_be_too_much(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "LOOK_EVERY", 0.01)
+    consumer = Consumer(max_backlog=10)
+    consumer.answer = lambda _kind, _body: 500
+    put(bridge.database, consumer.name, *numbered(4))
+    looks, counts = 0, []
+    newest, count = relay.newest, relay.count
+
+    def look(connection: Connection) -> int:
+        nonlocal looks
+        looks += 1
+        return newest(connection)
+
+    def note(connection: Connection, target: str) -> int:
+        counts.append(count(connection, target))
+        return counts[-1]
+
+    monkeypatch.setattr(relay, "newest", look)
+    monkeypatch.setattr(relay, "count", note)
+
+    async def scenario() -> None:
+        async with bridge.running(targets=[consumer.pair], limits=FAST) as wait:
+            for more, counted_then in ((6, [4]), (1, [4, 11])):
+                await wait(lambda: bool(counts))
+                put(bridge.database, consumer.name, *(b"%d more %d" % (more, n) for n in range(more)))
+                until = looks + 3
+                await wait(lambda until=until: looks >= until)
+                assert counts[: len(counted_then)] == counted_then
+
+    asyncio.run(scenario())
+    assert left(bridge.database) == {(consumer.name, OFFLINE): 10}
+
+
+class Writes:
+    """What each write transaction took: rows that it changed, and thousands of steps of SQLite's machine."""
+
+    def __init__(self, database: Database) -> None:
+        self.rows: list[int] = []
+        self.steps: list[int] = []
+        self._write = database.write
+
+    @contextmanager
+    def __call__(self) -> Iterator[Connection]:
+        with self._write() as connection:
+            driver: Any = connection.connection.driver_connection
+            before, taken = driver.total_changes, list[None]()
+            driver.set_progress_handler(lambda: taken.append(None), 1_000)
+            try:
+                yield connection
+            finally:
+                driver.set_progress_handler(None, 0)
+            self.rows.append(driver.total_changes - before)
+            self.steps.append(len(taken))
+
+
+def test_a_removed_target_is_dropped_in_short_transactions(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of it is young, and before whatever is old."""
+    monkeypatch.setattr(part, "TIDY_EVERY", 0.02)
+    gone = "gone:80/1"
+    put(bridge.database, gone, *numbered(250), kind="a", age=SEEN + 1_000)
+    put(bridge.database, gone, *(b"young %d" % n for n in range(3_000)), kind="a")
+    put(bridge.database, gone, *numbered(450), kind="b", age=SEEN + 1_000)
+    writes = Writes(bridge.database)
+    monkeypatch.setattr(bridge.database, "write", writes)
+    with capture_logs() as lines:
+        run(bridge, until=lambda: left(bridge.database) == {(gone, "a"): 3_000})
+    assert max(writes.rows) == part.TIDY_ROWS == 200
+    assert max(writes.steps) <= 10
+    assert [line["dropped"] for line in lines if line["event"] == "relay target is gone"] == [700]
+
+
+@pytest.mark.parametrize("more", [{"max_backlog": 50}, {"max_age": 60_000}])
+def test_what_a_target_missed_is_dropped_in_short_transactions(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, more: dict[str, int]
+) -> None:
+    monkeypatch.setattr(part, "LOOK_EVERY", 0.02)
+    dead = Consumer(**more)
+    dead.answer = lambda _kind, _body: 500
+    put(bridge.database, dead.name, *numbered(450), age=61_000)
+    put(bridge.database, dead.name, *(b"young %d" % n for n in range(50)))
+    writes = Writes(bridge.database)
+    monkeypatch.setattr(bridge.database, "write", writes)
+    run(bridge, dead, until=lambda: left(bridge.database) == {(dead.name, OFFLINE): 50})
+    assert max(writes.rows) == 200
 
 
 def test_a_target_that_is_configured_no_more(bridge: Bridge) -> None:

@@ -212,3 +212,14 @@ def test_the_kinds_that_wait_for_a_target_are_found_without_a_look_at_all_that_w
     relay.put(db, [relay.Copy("a", "one" if n % 2 else "two", b"%d" % n, NOW, True) for n in range(2_000)])
     assert steps(db, lambda: relay.kinds(db, "a", 10, "", ())) <= 1
     assert steps(db, lambda: relay.kinds(db, "a", 10, "p", ())) <= 1
+    assert steps(db, lambda: relay.abandoned(db, [], NOW, 10)) <= 1
+
+
+def test_what_is_oldest_for_a_target_is_found_without_a_look_at_all_that_waits(db: Connection) -> None:
+    relay.put(db, [relay.Copy("a", "one" if n % 2 else "two", b"%d" % n, NOW, True) for n in range(2_000)])
+    assert steps(db, lambda: relay.oldest(db, "a", 10)) <= 1
+
+
+def test_what_is_old_is_dropped_without_a_look_at_the_young(db: Connection) -> None:
+    relay.put(db, [relay.Copy("a", "one", b"%d" % n, NOW + n, True) for n in range(2_000)])
+    assert steps(db, lambda: relay.drop(db, "a", "one", NOW + 1, 1_000)) <= 1

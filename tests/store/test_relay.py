@@ -122,12 +122,29 @@ def test_the_oldest_are_given_up_whatever_their_kind(db: Connection) -> None:
     assert (waiting(db), waiting(db, kind="a"), waiting(db, B)) == ([b"4"], [], [b"x"])
 
 
+def test_the_oldest_are_found_in_order_however_many_kinds_there_are(
+    db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.put(db, [copy(str(n).encode(), kind="cab"[n % 3]) for n in range(9)])
+    found = relay.oldest(db, A, 5)
+    assert [kind for _, kind in found] == ["c", "a", "b", "c", "a"]
+    assert found == sorted(found)
+    monkeypatch.setattr(relay, "MERGED", 2)
+    assert relay.oldest(db, A, 5) == found
+    assert relay.oldest(db, B, 5) == []
+
+
+def test_the_newest_event_of_any_target(db: Connection) -> None:
+    assert relay.newest(db) == 0
+    relay.put(db, [copy(b"1"), copy(b"2", B)])
+    assert relay.newest(db) == max(row.id for row in rows(db, table))
+
+
 def test_targets_that_are_configured_no_more(db: Connection) -> None:
-    relay.put(db, [copy(b"1", B), copy(b"2", B), copy(b"3", B, at=NOW + 1), copy(b"4", "c:1/3"), copy(b"5")])
-    assert relay.drop_others(db, [A], NOW + 1, 1) == {B: 1, "c:1/3": 1}
-    assert relay.drop_others(db, [A], NOW + 1, 9) == {B: 1}
-    assert relay.drop_others(db, [A], NOW + 1, 9) == {}
-    assert (waiting(db), waiting(db, B)) == ([b"5"], [b"3"])
+    relay.put(db, [copy(b"1", B), copy(b"2", B, at=NOW + 1), copy(b"3", B, "young", NOW + 1), copy(b"4")])
+    relay.put(db, [copy(b"5", "c:1/3", kind) for kind in ("x", "y", "z")])
+    assert relay.abandoned(db, [A], NOW + 1, 2) == [(B, "msg.offline"), ("c:1/3", "x"), ("c:1/3", "y")]
+    assert relay.abandoned(db, [A, "c:1/3"], NOW, 2) == []
 
 
 def test_what_was_passed_on_is_forgotten_in_small_portions(db: Connection) -> None:
