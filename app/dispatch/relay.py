@@ -109,7 +109,7 @@ class Relay:
         def look(connection: Transaction) -> list[relay_store.Stream]:
             return relay_store.abandoned(connection, names, before, ABANDONED)
 
-        while streams := await _read_long(self._shared, look):
+        while streams := await _read(self._shared, look, long=True):
             dropped = Counter[str]()
             for target, kind in streams:
                 count = await _drop_old(self._shared, target, kind, before)
@@ -146,22 +146,14 @@ async def _write(shared: Shared, function: Callable[[Transaction], T]) -> T:
     return await shared.write(write)
 
 
-async def _read(shared: Shared, function: Callable[[Transaction], T]) -> T:
-    def read() -> T:
-        with shared.db.read() as connection:
-            return function(connection)
-
-    return await shared.read(read)
-
-
-async def _read_long(shared: Shared, function: Callable[[Transaction], T]) -> T:
-    """For what a million events that wait make long: nothing else of the dispatcher may wait for it."""
+async def _read(shared: Shared, function: Callable[[Transaction], T], *, long: bool = False) -> T:
+    """`long`: a million events that wait make it so, and nothing else of the dispatcher may wait for it."""
 
     def read() -> T:
         with shared.db.read() as connection:
             return function(connection)
 
-    return await shared.read_long(read)
+    return await (shared.read_long(read) if long else shared.read(read))
 
 
 async def _in_steps(shared: Shared, function: Callable[[Transaction], int]) -> int:
@@ -233,7 +225,7 @@ class Queue:
     async def bound(self) -> None:
         """Give the oldest events up where more wait than `max_backlog`: else a dead target fills the disk for all."""
         name, most = self.target.name, self.target.max_backlog
-        waiting = await _read_long(self.shared, self._count)
+        waiting = await _read(self.shared, self._count, long=True)
         if waiting > most:
             dropped = await self._drop(min(waiting - most, DROPPED_AT_ONCE))
             if not self.full:
@@ -264,7 +256,7 @@ class Queue:
             return by_label
 
         total = 0
-        for event, ids in (await _read_long(self.shared, look)).items():
+        for event, ids in (await _read(self.shared, look, long=True)).items():
             for start in range(0, len(ids), TIDY_ROWS):
                 some = ids[start : start + TIDY_ROWS]
                 dropped = await _write(self.shared, lambda connection, some=some: relay_store.give_up(connection, some))  # type: ignore[misc]
