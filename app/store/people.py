@@ -31,14 +31,16 @@ def put_settings(connection: Connection, uid: str, value: Settings) -> None:
 
 def channel_names(connection: Connection, ids: Sequence[tuple[int, str]]) -> dict[tuple[int, str], str]:
     """The names of those of these (channel type, channel id) that have one."""
-    by_key = {(kind, keys.key(name)): (kind, name) for kind, name in ids}
+    by_type: dict[int, dict[str, str]] = {}
+    for channel_type, name in ids:
+        by_type.setdefault(channel_type, {})[keys.key(name)] = name
     found = {}
-    for some in dialect.chunks(sorted({name for _, name in by_key})):
-        query = select(channels.c.channel_type, channels.c.channel_id, channels.c.name)
-        for row in connection.execute(query.where(channels.c.channel_id.in_(some))).all():
-            wanted = by_key.get((row[0], row[1]))
-            if wanted is not None:
-                found[wanted] = row[2]
+    # Each type by itself: the index begins with it, and without it all names would be read.
+    for channel_type, by_key in by_type.items():
+        for some in dialect.chunks(list(by_key)):
+            mine = and_(channels.c.channel_type == channel_type, channels.c.channel_id.in_(some))
+            for row in connection.execute(select(channels.c.channel_id, channels.c.name).where(mine)).all():
+                found[channel_type, by_key[row[0]]] = row[1]
     return found
 
 
