@@ -279,7 +279,9 @@ def trace(
     before: tuple[int, int] | None = None,
 ) -> list[Delivery]:
     """Outcomes, the newest first. `before`: the (at, id) of the last one seen."""
-    query = _SELECT.order_by(deliveries.c.at.desc(), deliveries.c.id.desc()).limit(limit)
+    # Of one message as a term, or SQLite walks all that its user got, in the order of time, to find it.
+    time = deliveries.c.at if message_id is None else deliveries.c.at + 0
+    query = _SELECT.order_by(time.desc(), deliveries.c.id.desc()).limit(limit)
     if uid is not None:
         query = query.where(deliveries.c.uid == keys.key(uid))
     if message_id is not None:
@@ -288,9 +290,8 @@ def trace(
         query = query.where(deliveries.c.outcome == outcome)
     if before is not None:
         at, last_id = before
-        query = query.where(
-            (deliveries.c.at < at) | and_(deliveries.c.at == at, deliveries.c.id < last_id),
-        )
+        # The bound first: an index by time cannot begin at one of two alternatives.
+        query = query.where(time <= at, (time < at) | (deliveries.c.id < last_id))
     return _deliveries(connection, connection.execute(query).all())
 
 
