@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, and_, func, literal, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, literal, select
 
 FIRST = -(2**63)
 """Below every channel."""
 ASKED = 64
 """Channels up to which each is asked for its share; where there are more, each gives its first row alone."""
+LOOKED = 200
+"""Rows of a channel that are looked through for those that may be taken; what lies behind waits for its time."""
 
 
 def first_of_channels(
@@ -40,7 +42,8 @@ def first_of_channels(
         return [least for _, least in found]
     ids: list[int] = []
     for name, _ in found:
-        rows = select(row_id).where(*lane, channel == name, *free).order_by(row_id).limit(share)
+        first = _first(row_id, (*lane, channel == name), free).subquery()
+        rows = select(first.c.id).where(first.c.free).limit(share)
         ids += connection.execute(rows).scalars()
     return ids
 
@@ -60,6 +63,18 @@ def _walk(
     beyond = select(func.min(channel)).where(*lane, channel > walk.c.channel).scalar_subquery()
     going_on = and_(walk.c.channel.is_not(None), walk.c.step < limit)
     walk = walk.union_all(select(beyond, walk.c.step + 1).where(going_on))
-    head = select(func.min(row_id)).where(*lane, channel == walk.c.channel, *free).scalar_subquery()
+    first = _first(row_id, (*lane, channel == walk.c.channel), free).correlate(walk).subquery()
+    head = select(first.c.id).where(first.c.free).limit(1).scalar_subquery()
     rows = connection.execute(select(walk.c.channel, head).where(walk.c.channel.is_not(None)))
     return [(name, first) for name, first in rows if first is not None]
+
+
+def _first(
+    row_id: Column[int], of_channel: Sequence[ColumnElement[bool]], free: Sequence[ColumnElement[bool]]
+) -> Select[int, bool]:
+    """The first rows of a channel, in their order, and whether each may be taken.
+
+    Not all of them: after a fault a great many of one channel may be put off, and would be walked with each claim.
+    """
+    query = select(row_id.label("id"), and_(*free).label("free"))
+    return query.where(*of_channel).order_by(row_id).limit(LOOKED)
