@@ -170,6 +170,10 @@ def ready_until(db: Database, now: int) -> int:
 def _take(shared: Shared, until: int) -> taking.Take[Event]:
     """Statuses first: a user is looked at as of all that was said of them."""
     limit, weight = CLAIM
+    with shared.db.read() as connection:
+        limit = inbox.ready(connection, NOTIFY_LANE, limit, until)
+    if not limit:
+        return taking.Take([])
     lease = LEASE + now_ms() - until
     return taking.take(shared.db, NOTIFY_LANE, limit, weight, shared.owner, lease, until, shared.rules)
 

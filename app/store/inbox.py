@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import takewhile
 from secrets import token_bytes
 from typing import Any
 
@@ -67,6 +68,29 @@ def waiting(connection: Connection, lane: str, limit: int, most_weight: int) -> 
     found = connection.execute(query.order_by(events.c.id).limit(limit + 1).with_for_update()).all()
     ids = _within(found[:limit], most_weight)
     return _load(connection, ids) if ids else [], len(ids) < len(found)
+
+
+LOOKED = 1_000
+"""Calls of a lane that are looked through for one of a kind."""
+
+
+def ready(connection: Connection, lane: str, limit: int, now: int) -> int:
+    """How many calls of a lane could be claimed now, up to `limit`, where each came with a time of its own.
+
+    Only among those before the first whose time is to come and that was never tried: what came after it is not ready
+    either. To claim no more than that spares a walk through all the others, whose bodies stand before their times.
+    """
+    query = select(events.c.not_before, events.c.attempts, events.c.owner, events.c.lease_until)
+    query = query.where(events.c.state == NEW, events.c.lane == lane).order_by(events.c.id).limit(LOOKED)
+    count = 0
+    with connection.execute(query) as found:
+        for not_before, attempts, owner, lease_until in found:
+            if owner is not None and lease_until >= now:
+                continue
+            count += not_before <= now
+            if count == limit or (not_before > now and not attempts):
+                break
+    return count
 
 
 def has_work(connection: Connection, lanes: Sequence[str], now: int) -> bool:
@@ -138,12 +162,28 @@ def _next(connection: Connection, lane: str, limit: int, now: int, start: int) -
 
 
 def oldest(connection: Connection, lanes: Sequence[str], kind: str) -> int | None:
-    """When the oldest call of this kind came that is not planned whole yet; None where there is none."""
+    """When the oldest call of this kind came that is not planned whole yet; None where there is none.
+
+    Where a great many of other kinds stand before it in a lane, it is no older than the last of those looked at, and
+    that one's time is given.
+    """
     found = []
     for lane in lanes:
-        query = select(events.c.received_at).where(events.c.state == NEW, events.c.lane == lane, events.c.kind == kind)
-        found.append(connection.execute(query.order_by(events.c.id).limit(1)).scalar())
-    return min((at for at in found if at is not None), default=None)
+        first = _first_of(connection, lane, kind)
+        if first is not None:
+            found.append(connection.execute(select(events.c.received_at).where(events.c.id == first)).scalar_one())
+    return min(found, default=None)
+
+
+def _first_of(connection: Connection, lane: str, kind: str) -> int | None:
+    query = select(events.c.id, events.c.kind).where(events.c.state == NEW, events.c.lane == lane)
+    others: list[int] = []
+    with connection.execute(query.order_by(events.c.id).limit(LOOKED)) as found:
+        for event_id, its_kind in found:
+            if its_kind == kind:
+                return int(event_id)
+            others.append(event_id)
+    return others[-1] if len(others) == LOOKED else None
 
 
 def load(connection: Connection, ids: Sequence[int]) -> dict[int, Event]:
@@ -263,8 +303,17 @@ def try_again(connection: Connection) -> int:
 
 def forget_failed(connection: Connection, before: int, limit: int) -> int:
     """Remove up to `limit` calls that were set aside and came before then; how many."""
-    old = select(events.c.id).where(events.c.state == FAILED, events.c.received_at < before)
-    ids = list(connection.execute(old.limit(limit)).scalars())
+    failed = events.c.state == FAILED
+    lanes = select(func.min(events.c.lane)).where(failed)
+    lane = connection.execute(lanes).scalar()
+    ids: list[int] = []
+    while lane is not None and len(ids) < limit:
+        oldest = select(events.c.id, events.c.received_at).where(failed, events.c.lane == lane)
+        oldest = oldest.order_by(events.c.id).limit(limit - len(ids))
+        # The time stands behind the body: a look at it in each young call would read all their bodies.
+        with connection.execute(oldest) as found:
+            ids += [event_id for event_id, _ in takewhile(lambda call: call.received_at < before, found)]
+        lane = connection.execute(lanes.where(events.c.lane > lane)).scalar()
     remove(connection, ids)
     return len(ids)
 
