@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import Insert
 
 from app.model import Connection as Known
 from app.model import Outcome
-from app.store import deliveries, devices, inbox, keys, presence, relay, schema
+from app.store import deliveries, devices, inbox, keys, people, presence, relay, schema
 from app.store.dialect import ROWS, NotLocked, WriteLock, reason
 from app.store.rows import Drop
 from tests.store.kit import ME, NOW, UIDS, claim, delivery, device, put, stored, waiting
@@ -223,3 +223,61 @@ def test_what_is_oldest_for_a_target_is_found_without_a_look_at_all_that_waits(d
 def test_what_is_old_is_dropped_without_a_look_at_the_young(db: Connection) -> None:
     relay.put(db, [relay.Copy("a", "one", b"%d" % n, NOW + n, True) for n in range(2_000)])
     assert steps(db, lambda: relay.drop(db, "a", "one", NOW + 1, 1_000)) <= 1
+
+
+def test_calls_whose_time_is_to_come_are_not_walked(db: Connection) -> None:
+    put(db, *(b"%d" % n for n in range(3)), lane="notify", not_before=NOW)
+    put(db, *(b"%d" % n + b" " * 9_000 for n in range(3, 2_000)), lane="notify", not_before=NOW + 1)
+    assert inbox.ready(db, "notify", 64, NOW) == 3
+    assert steps(db, lambda: inbox.ready(db, "notify", 64, NOW)) <= 1
+    assert steps(db, lambda: inbox.ready(db, "notify", 64, NOW - 1)) <= 1
+    assert steps(db, lambda: inbox.has_work(db, ["status", "notify"], NOW)) <= 1
+    assert steps(db, lambda: inbox.claim(db, "notify", 3, 9_999, ME, NOW, 1_000)) <= 1
+
+
+def test_the_oldest_call_of_a_kind_is_not_sought_behind_all_of_another(db: Connection) -> None:
+    put(db, *(b"%d" % n for n in range(20_000)), kind="rescue")
+    assert steps(db, lambda: inbox.oldest(db, ["normal"], "msg.offline")) <= 20
+    assert inbox.oldest(db, ["normal"], "msg.offline") == NOW
+    assert inbox.oldest(db, ["now"], "msg.offline") is None
+
+
+def test_what_is_not_due_is_not_walked_for_the_turns_of_channels(db: Connection) -> None:
+    later = [waiting(f"u{n}", lane=1, channel=n % 2, due_at=NOW + 9) for n in range(20_000)]
+    deliveries.insert_new(db, [*later, *(waiting(f"v{n}", lane=1, channel=n) for n in range(100))])
+    assert steps(db, lambda: deliveries.claim_due(db, "ios", 1, 100, ME, NOW, 1_000, 0)) <= 40
+
+
+def test_the_trace_goes_on_where_a_page_ended(db: Connection) -> None:
+    deliveries.insert_new(db, [delivery(message_id=n, at=NOW + n) for n in range(4_000)])
+    assert steps(db, lambda: deliveries.trace(db, limit=9, before=(NOW + 9, 10))) <= 1
+    assert steps(db, lambda: deliveries.trace(db, limit=9, uid="u1", before=(NOW + 9, 10))) <= 1
+    assert [row.at for row in deliveries.trace(db, limit=2, before=(NOW + 9, 10))] == [NOW + 8, NOW + 7]
+
+
+def test_a_message_is_traced_without_a_look_at_all_that_its_user_got(db: Connection) -> None:
+    deliveries.insert_new(db, [delivery(message_id=n, at=NOW + n) for n in range(4_000)])
+    assert steps(db, lambda: deliveries.trace(db, message_id=9, uid="u1")) <= 1
+    assert steps(db, lambda: deliveries.trace(db, message_id=9, uid="u1", before=(NOW + 5_000, 0))) <= 1
+
+
+def test_channels_are_named_without_a_look_at_the_other_names(db: Connection) -> None:
+    names = [{"channel_type": 2, "channel_id": f"g{n}", "name": "a name"} for n in range(4_000)]
+    db.execute(schema.channels.insert(), names)
+    wanted = {(2, "g7"): "a name", (2, "g8"): "a name"}
+    assert people.channel_names(db, [*wanted, (3, "g9"), (2, "none")]) == wanted
+    assert steps(db, lambda: people.channel_names(db, [*wanted, (3, "g9"), (2, "none")])) <= 1
+
+
+def test_devices_are_counted_in_the_indexes(db: Connection) -> None:
+    for number in range(1_000):
+        devices.put(db, device(f"u{number}", token=f"token {number}", provider=("ios", "android")[number % 2]))
+    devices.drop(db, [Drop("u7", "d1", "android", "token 7", NOW + 1, "BadDeviceToken")], NOW)
+    assert devices.count(db) == {"ios": 500, "android": 499}
+    assert steps(db, lambda: devices.count(db)) <= 7
+
+
+def test_what_was_set_aside_lately_is_not_walked_for_what_is_old(db: Connection) -> None:
+    put(db, *(b"%d" % n + b" " * 9_000 for n in range(3_000)))
+    db.execute(schema.events.update().values(state=schema.FAILED))
+    assert steps(db, lambda: inbox.forget_failed(db, NOW, 9)) <= 1
