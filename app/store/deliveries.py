@@ -161,7 +161,8 @@ def _ahead(
     """What goes ahead of the oldest: a quarter of what will be worth nothing soon, and the first of each channel."""
     # No further than that: after a long pause most of a backlog may be too late, and would be walked with each claim.
     newest = select(deliveries.c.id).where(*in_lane, EXPIRING).order_by(deliveries.c.first_at.desc()).limit(4 * limit)
-    soon = select(deliveries.c.id).where(deliveries.c.id.in_(newest), *free, deliveries.c.expires_at > now)
+    among = deliveries.c.id.in_(select(newest.subquery().c.id))
+    soon = select(deliveries.c.id).where(among, *free, deliveries.c.expires_at > now)
     soon = soon.order_by(deliveries.c.first_at.desc()).limit(limit // 4)
     channels = first_of_channels(
         connection, deliveries.c.channel, deliveries.c.id, in_lane, free, start, max(1, limit // 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, column, inspect, select, table
@@ -31,6 +31,9 @@ def open_database(data_dir: Path, url: str = "", durability: str = "full", cache
         lock = WriteLock(data_dir / "write.lock")
     database = Database(open_engine(url, durability, cache), lock)
     try:
+        # SQLite does not wait for others when it gives a fresh file its write-ahead log: it says that it is locked.
+        with lock() if lock else nullcontext(), database.read():
+            pass
         migrate(database)
     except DatabaseError as error:
         database.close()
