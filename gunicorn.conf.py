@@ -1,10 +1,13 @@
 """gunicorn's settings from the configuration file, and the dispatcher kept alive beside its workers."""
 
 import os
+import socket
+import struct
 import sys
 
 from gunicorn import glogging, systemd
 from gunicorn.http import message
+from gunicorn.workers import gthread
 
 from app import bootstrap, logs
 from app.keeper import Keeper
@@ -20,6 +23,10 @@ worker_class = "gthread"
 threads = settings.server.threads
 keepalive = 75  # v2 keeps up to a hundred connections
 graceful_timeout = 10
+SILENCE = 10
+"""Seconds for which a client may fall silent in the midst of a request or an answer: its machine may be gone."""
+# A connection that says nothing keeps a thread for so long, and is watched by none from then on.
+gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.1
 # Uids of thousands of characters stand in paths: 16,384 emoji are 192 KiB. Above a ceiling of its own gunicorn has only
 # "no limit", under which one endless line takes all memory.
 message.MAX_REQUEST_LINE = limit_request_line = 256 << 10
@@ -38,12 +45,21 @@ class logger_class(glogging.Logger):
         super().setup(cfg)
         logs.adopt(self.error_log)
 
+    def exception(self, msg, *args, **kwargs):
+        if isinstance(sys.exc_info()[1], BlockingIOError):  # that is how SILENCE ends
+            self.error_log.info("a client fell silent in the midst of a request")
+        else:
+            super().exception(msg, *args, **kwargs)
+
 
 keeper = Keeper(settings.dispatcher.processes if settings.dispatcher.embedded else 0, os.environ)
 
 
 def when_ready(server):
     """The sockets are open: dispatch what comes, and what an earlier run left."""
+    for listener in server.LISTENERS:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # what it accepts has them too
+            listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE, 0))
     server.keeper = keeper
     keeper.start()
     # After SIGUSR2 systemd must follow the new master, or it takes the end of the old one for the end of the service.

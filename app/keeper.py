@@ -10,6 +10,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+import structlog
+
+log = structlog.get_logger()
+
 FOLLOW_STDIN = "PUSHBRIDGE_FOLLOW_STDIN"
 """Set for a dispatcher that must end with the process that started it.
 
@@ -39,7 +43,7 @@ class Keeper:
 
     def start(self) -> None:
         for slot in range(len(self._threads)):
-            self._spawn(slot)  # before there is a thread, which a fork of gunicorn's could catch in the middle
+            self._try_to_spawn(slot)  # before there is a thread, which a fork of gunicorn's could catch in the middle
         for thread in self._threads:
             thread.start()
 
@@ -68,11 +72,22 @@ class Keeper:
         for end in self._ends.values():
             end.close()
 
+    def _try_to_spawn(self, slot: int) -> None:
+        """Where it fails, as at a limit of processes or while an upgrade moves files, `_keep` tries again."""
+        try:
+            self._spawn(slot)
+        except OSError as error:
+            log.error("the dispatcher cannot be started", action="start", slot=slot, error=error.strerror)
+
     def _spawn(self, slot: int) -> None:
         command = [sys.executable, "-m", "app.cli", "dispatch", "--slot", str(slot)]
         ours, theirs = socket.socketpair()
         with theirs:
-            self._children[slot] = subprocess.Popen(command, stdin=theirs.fileno(), env=self._environ)
+            try:
+                self._children[slot] = subprocess.Popen(command, stdin=theirs.fileno(), env=self._environ)
+            except OSError:
+                ours.close()
+                raise
         if slot in self._ends:
             self._ends[slot].close()
         self._ends[slot] = ours
@@ -81,10 +96,11 @@ class Keeper:
         delay = FIRST_DELAY
         while True:
             started = time.monotonic()
-            self._children[slot].wait()
+            if slot in self._children:
+                self._children[slot].wait()
             delay = FIRST_DELAY if time.monotonic() - started > YOUNG else min(delay * 2, LONGEST_DELAY)
             if self._stopping.wait(delay):
                 return
-            self._spawn(slot)
-            if self._stopping.is_set():
+            self._try_to_spawn(slot)
+            if self._stopping.is_set() and slot in self._children:
                 self._children[slot].terminate()

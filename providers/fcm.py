@@ -245,7 +245,7 @@ def _objects(detail: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def _judge(response: Response, error: _Error) -> Outcome:
     known = _BY_CODE.get(error.code)
     # Apple's limits and keys are those of iPhones, so its word goes before a code that would stop Android too.
-    if error.apns_reason and not isinstance(known, TokenInvalid | Retry):
+    if error.apns_reason and not isinstance(known, TokenInvalid):
         return _from_apns(response, error)
     if known is not None:
         return known

@@ -53,7 +53,7 @@ class Pauses:
                 self._failing.clear()
             return False
         if outcome.device:
-            return self.probing
+            return self.probing  # a fault of ours: a vendor that says so is well, and the pause is over by now
         if started >= self._failed_at:
             # What was under way together fails together, when one connection is lost: that is one failure.
             self._failing.add((job.device.uid, job.device.device_id))

@@ -260,10 +260,10 @@ class Sender:
             self._guard.take(now)
         elif isinstance(outcome, base.TokenInvalid) and outcome.suspect:
             outcome, verdict = self._doubt(job, outcome, now)
-        failing = pauses.fails(job, outcome, started, time.monotonic())
-        if pauses.probing and not isinstance(outcome, base.Retry | base.Throttled | base.Misconfigured):
+        if pauses.probing and _is_well(outcome):
             pauses.end(now)
             self._on_room()
+        failing = pauses.fails(job, outcome, started, time.monotonic())
         decision = settle.decide(
             outcome,
             attempts=job.attempts + 1,
@@ -348,3 +348,10 @@ def _required(provider: base.Provider) -> base.Send:
     if provider.local is None:
         raise ValueError(f"provider {provider.name} has neither a transport nor a way of its own")
     return provider.local
+
+
+def _is_well(outcome: base.Outcome) -> bool:
+    """Whether a vendor that answers so takes pushes again; what it says of one device is an answer too."""
+    if isinstance(outcome, base.Retry):
+        return outcome.device and outcome != _FAULTY
+    return not isinstance(outcome, base.Throttled | base.Misconfigured)

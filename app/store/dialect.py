@@ -53,7 +53,10 @@ def open_engine(url: str, durability: str, cache: int = CACHE) -> Engine:
     # hide_parameters: they are tokens and texts, and errors are logged.
     # pool_pre_ping: a server, or what lies between, ends idle connections, and the call that finds out would be lost.
     is_file = url.startswith("sqlite")
-    engine = create_engine(url, hide_parameters=True, pool_pre_ping=not is_file)
+    # pool_size 0: a connection for each thread that wants one. Else a writer could wait for one that a reader has, and
+    # all processes for the lock that it holds.
+    more: dict[str, Any] = {"pool_size": 0} if is_file else {"pool_pre_ping": True}
+    engine = create_engine(url, hide_parameters=True, **more)
     if is_file:
         synchronous = "FULL" if durability == "full" else "NORMAL"
 

@@ -75,7 +75,6 @@ def _query() -> dict[str, str]:
 
 def _authorise(origin: Origin, in_path: str, in_query: str) -> None:
     address = client_address(request.remote_addr, request.headers.getlist("X-Forwarded-For"), origin.trusted_proxies)
-    # A Unix socket has no address; whoever may open it is local.
     if address is not None and not any(address in network for network in origin.allow_from):
         raise ApiError(403, "forbidden", f"{address} is not in webhook.allow_from")
     if not origin.secret:
@@ -102,15 +101,14 @@ def _password() -> str | None:
 def client_address(
     peer: str | None, forwarded: list[str], trusted: Networks
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Who really called: the last hop that no trusted proxy vouches for. None for a Unix socket.
+    """Who really called: the last hop that no trusted proxy vouches for. None for a Unix socket without a proxy.
 
     Raises ApiError where a trusted proxy names what is no address: whoever called is unknown then.
     """
-    if not peer:
-        return None
     hops = [hop.strip() for line in forwarded for hop in line.split(",") if hop.strip()]
-    address = _address(peer)
-    while hops and any(address in network for network in trusted):
+    # Whoever may open a Unix socket is local, and so trusted.
+    address = _address(peer) if peer else None
+    while hops and (address is None or any(address in network for network in trusted)):
         hop = _PORT.sub(r"\1\2", hops.pop())
         try:
             address = _address(hop)
@@ -128,6 +126,13 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
+def _body(most: int) -> bytes:
+    try:
+        return request.stream.read(most)
+    except Exception as error:  # gunicorn's, for bad chunks and time-outs, or the socket's own
+        raise ApiError(400, "bad_request", "body: broken off, or badly chunked") from error
+
+
 def _accept(intake: Intake, event: str, max_body: int) -> None:
     if not event:
         raise ApiError(
@@ -138,7 +143,9 @@ def _accept(intake: Intake, event: str, max_body: int) -> None:
         raise ApiError(413, "too_large", f"body: {length} bytes; allowed: webhook.max_body, {max_body} bytes")
     if not intake.wants(event):
         return
-    body = request.stream.read(max_body + 1) if length is None else request.stream.read(length)
+    body = _body(max_body + 1 if length is None else length)
+    if length is not None and len(body) < length:
+        raise ApiError(400, "bad_request", f"body: broken off after {len(body)} of {length} bytes")
     if len(body) > max_body:
         raise ApiError(413, "too_large", f"body: too large; allowed: webhook.max_body, {max_body} bytes")
     try:

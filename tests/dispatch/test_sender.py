@@ -446,6 +446,24 @@ def test_what_is_about_one_device_says_nothing_of_the_provider(clock: Clock) -> 
     sent_by(provider, work)
 
 
+def test_a_probe_that_is_refused_for_one_device_ends_a_pause(clock: Clock) -> None:
+    """The vendor has answered: nobody else has to wait for that phone."""
+    answers = iter([Misconfigured("key"), Retry("TooManyRequests", after=60, device=True)])
+    provider = Stub("p", lambda _: next(answers))
+
+    async def work(sender: Sender, settled: list[Settled]) -> None:
+        sender.submit([job(provider, "bob")], clock.now)
+        await idle(sender)
+        assert sender.pause is not None
+        clock.now = sender.pause.until
+        sender.submit([job(provider, "ann")], clock.now)
+        await idle(sender)
+        assert sender.pause is None
+        assert isinstance(settled[-1], RetryAt)
+
+    sent_by(provider, work)
+
+
 async def fail(sender: Sender, provider: Stub, clock: Clock) -> None:
     """Have a provider that answers nobody paused."""
     queue(sender, *(job(provider, f"u{n}") for n in range(OUTAGE_AFTER + 1)))

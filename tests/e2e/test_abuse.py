@@ -162,6 +162,44 @@ def test_headers_that_are_too_much(guarded: Service) -> None:
         assert raw(guarded, "POST " + "x" * (8 << 20)) in (400, 414, 0)
 
 
+def test_connections_that_say_nothing_keep_no_thread(start: Callable[..., Service]) -> None:
+    """As those of a load balancer that looks whether the port is open."""
+    service = start(webhook={"secret": SECRET}, server={"workers": 1, "threads": 2})
+    with ExitStack() as stack:
+        for _ in range(16):
+            stack.enter_context(socket.create_connection(("127.0.0.1", service.port)))
+        path = f"/webhook/{SECRET}?event=msg.offline"
+        status, _ = service.request("POST", path, json.dumps(offline(["u"])).encode())
+    assert status == 200
+
+
+@pytest.mark.soak
+def test_clients_that_fall_silent_are_let_go(start: Callable[..., Service], soak: bool) -> None:
+    """As where a machine loses its power: nothing ever tells that it is gone."""
+    if not soak:
+        pytest.skip("has a long form only")
+    service = start(webhook={"secret": SECRET}, server={"workers": 1, "threads": 2})
+    with ExitStack() as stack:
+        for number in range(4):
+            stack.enter_context(_slow(service.port, number))
+        path = f"/webhook/{SECRET}?event=msg.offline"
+        body = json.dumps(offline(["u"])).encode()
+        until(lambda: _answered(service, path, body), "both threads are free again", 60)
+    assert "Traceback" not in service.output.read_text()
+
+
+def _answered(service: Service, path: str, body: bytes) -> bool:
+    with suppress(OSError):
+        return service.request("POST", path, body)[0] == 200
+    return False
+
+
+def test_chunks_that_are_none(guarded: Service) -> None:
+    path = f"/webhook/{SECRET}?event=msg.offline"
+    with unharmed(guarded):
+        assert raw(guarded, post(path, "Transfer-Encoding: chunked"), [b"ZZ\r\n"]) == 400
+
+
 def test_no_header_changes_the_path(guarded: Service) -> None:
     for path, header, status in (
         ("/webhook/admin/v1/stats", "SCRIPT_NAME: /webhook", 405),

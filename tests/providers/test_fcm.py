@@ -247,6 +247,11 @@ ROWS: dict[str, tuple[int, dict[str, object], Outcome]] = {
         TokenInvalid("UNREGISTERED"),
     ),
     "apple: down": (503, error("", "", apns_error(503, "Shutdown")), Retry("APNs: Shutdown", after=10.0, device=True)),
+    "apple: down, as google says": (
+        503,
+        error("UNAVAILABLE", "x", fcm_error("UNAVAILABLE"), apns_error(503, "ServiceUnavailable")),
+        Retry("APNs: ServiceUnavailable", after=10.0, device=True),
+    ),
     "apple: key": (
         400,
         error("", "", INVALID, apns_error(403, "BadEnvironmentKeyInToken")),

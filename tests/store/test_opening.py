@@ -5,7 +5,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -233,3 +233,14 @@ def test_nothing_is_said_against_a_good_file_or_none(folder: Path, tmp_path_fact
 def test_requests_behind_a_foreign_lock_wait_for_seconds_only(database: Database) -> None:
     with database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 3_000
+
+
+def test_a_write_waits_for_no_connection_that_a_reader_has(folder: Path) -> None:
+    """It has the lock of all writers by then."""
+    database = open_database(folder)
+    with ExitStack() as readers:
+        for _ in range(20):
+            readers.enter_context(database.read())
+        with database.write() as connection:
+            assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    database.close()

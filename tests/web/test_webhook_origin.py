@@ -178,6 +178,9 @@ def test_the_address_decides_with_or_without_a_secret(
         (PROXY, ["2001:db8::9"], "2001:db8::9"),
         (PROXY, [f"::ffff:{PUBLIC}"], PUBLIC),
         (f"::ffff:{PROXY}", [PUBLIC], PUBLIC),
+        ("", [], "None"),
+        ("", [PUBLIC], PUBLIC),
+        ("", [f"{PUBLIC}, {PROXY}"], PUBLIC),
     ],
 )
 def test_the_last_hop_that_no_trusted_proxy_vouches_for(peer: str, forwarded: list[str], client: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pytest
@@ -44,6 +45,20 @@ def test_unknown_events_are_passed_on_whatever_they_hold(relaying: Bridge) -> No
     assert relaying.copies(ALL) == {"custom.one": bodies, "a b&/é": [b"x"]}
     assert relaying.copies(NOTIFY) == {"custom.one": bodies}
     assert relaying.depth() == {}
+
+
+class Broken(io.BytesIO):
+    def read(self, _: int | None = -1) -> bytes:
+        raise OSError("broken off")
+
+
+@pytest.mark.parametrize("stream", [io.BytesIO(b"not all of it"), Broken()], ids=["short", "broken"])
+def test_a_body_that_is_not_whole_is_refused_and_not_passed_on(relaying: Bridge, stream: io.BytesIO) -> None:
+    environ = {"wsgi.input": stream, "wsgi.input_terminated": True, "CONTENT_LENGTH": "100"}  # as gunicorn has it
+    answer = relaying.client.post("/webhook?event=custom.one", environ_overrides=environ)
+    assert answer.status_code == 400
+    assert "broken off" in answer.get_json()["error"]["message"]
+    assert relaying.copies(ALL) == {}
 
 
 def test_made_up_names_make_no_series(relaying: Bridge) -> None:

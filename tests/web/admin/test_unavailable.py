@@ -41,8 +41,13 @@ def test_a_write_that_fails(api: Api, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("write", WRITES, ids=["device", "settings", "letter"])
 def test_a_lock_that_cannot_be_had(
-    api: Api, tmp_path: Path, write: Callable[[Api], TestResponse], capsys: pytest.CaptureFixture[str]
+    api: Api,
+    tmp_path: Path,
+    write: Callable[[Api], TestResponse],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(api.database._lock, "_pid", 0)  # as in a process that was just forked
     (tmp_path / "write.lock").unlink(missing_ok=True)
     (tmp_path / "write.lock").mkdir()
     check(api, write, capsys, "NotLocked")
