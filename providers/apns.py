@@ -80,7 +80,8 @@ _TABLE: dict[tuple[int, str], Outcome] = {
     (410, "ExpiredToken"): TokenInvalid("ExpiredToken"),
     (410, "Unregistered"): TokenInvalid("Unregistered"),
     (413, "PayloadTooLarge"): TooLarge("PayloadTooLarge"),
-    (429, "TooManyProviderTokenUpdates"): Throttled("TooManyProviderTokenUpdates", after=_TOKEN_PAUSE),
+    # The tokens of a connection are counted; one has been seen to refuse all for an hour and a half (pushy, issue 811).
+    (429, "TooManyProviderTokenUpdates"): Throttled("TooManyProviderTokenUpdates", after=_TOKEN_PAUSE, reconnect=True),
     (429, "TooManyRequests"): Retry("TooManyRequests", after=_DEVICE_PAUSE, device=True),
     (500, "InternalServerError"): Retry("InternalServerError", reconnect=True),  # a connection can be stuck in it
     (503, "ServiceUnavailable"): Retry("ServiceUnavailable"),

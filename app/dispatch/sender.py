@@ -321,7 +321,7 @@ class Sender:
             if credential is not None:
                 credential.refuse(request.headers.get("authorization", ""))
             await self._reconnect(generation)
-        elif isinstance(outcome, base.Retry) and outcome.reconnect:
+        elif isinstance(outcome, base.Retry | base.Throttled) and outcome.reconnect:
             await self._reconnect(generation)
         return outcome
 

@@ -100,10 +100,14 @@ class Retry(Struct, frozen=True):
 
 
 class Throttled(Struct, frozen=True):
-    """The vendor is overrun by all of us: nothing more to it for `after` seconds. Costs no attempt."""
+    """The vendor is overrun by all of us: nothing more to it for `after` seconds. Costs no attempt.
+
+    reconnect: this connection is not to be trusted.
+    """
 
     reason: str
     after: float
+    reconnect: bool = False
 
 
 class TokenInvalid(Struct, frozen=True):

@@ -464,6 +464,32 @@ def test_a_probe_that_is_refused_for_one_device_ends_a_pause(clock: Clock) -> No
     sent_by(provider, work)
 
 
+class Connections:
+    def __init__(self) -> None:
+        self.made = 0
+
+    async def reconnect(self) -> None:
+        self.made += 1
+
+    async def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("kind", [Retry, Throttled])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_connection_that_is_not_to_be_trusted_is_replaced(kind: Any, asked: bool) -> None:
+    provider = Stub("p", lambda _: kind("no more", after=1.0, reconnect=asked))
+    connections = Connections()
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
+        sender._client = connections  # type: ignore[assignment]
+        queue(sender, job(provider, "bob"))
+        await idle(sender)
+
+    sent_by(provider, work)
+    assert connections.made == asked
+
+
 async def fail(sender: Sender, provider: Stub, clock: Clock) -> None:
     """Have a provider that answers nobody paused."""
     queue(sender, *(job(provider, f"u{n}") for n in range(OUTAGE_AFTER + 1)))

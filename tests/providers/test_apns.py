@@ -159,7 +159,7 @@ ROWS: list[tuple[int, str, Outcome]] = [
     (410, "ExpiredToken", TokenInvalid("ExpiredToken")),
     (410, "Unregistered", TokenInvalid("Unregistered")),
     (413, "PayloadTooLarge", TooLarge("PayloadTooLarge")),
-    (429, "TooManyProviderTokenUpdates", Throttled("TooManyProviderTokenUpdates", after=60.0)),
+    (429, "TooManyProviderTokenUpdates", Throttled("TooManyProviderTokenUpdates", after=60.0, reconnect=True)),
     (429, "TooManyRequests", Retry("TooManyRequests", after=60.0, device=True)),
     (500, "InternalServerError", Retry("InternalServerError", after=5.0, reconnect=True)),
     (503, "ServiceUnavailable", Retry("ServiceUnavailable", after=5.0)),
@@ -203,7 +203,7 @@ def test_retry_after_goes_before_our_own_figure() -> None:
     limited = answer(429, {"reason": "TooManyRequests"}, retry_after="7")
     assert provider.read(limited) == Retry("TooManyRequests", after=7.0, device=True)
     updates = answer(429, {"reason": "TooManyProviderTokenUpdates"}, retry_after="1200")
-    assert provider.read(updates) == Throttled("TooManyProviderTokenUpdates", after=1200.0)
+    assert provider.read(updates) == Throttled("TooManyProviderTokenUpdates", after=1200.0, reconnect=True)
     for asked, after in (("2", 5.0), ("900", 900.0)):
         down = answer(503, {"reason": "ServiceUnavailable"}, retry_after=asked)
         assert provider.read(down) == Retry("ServiceUnavailable", after=after)
