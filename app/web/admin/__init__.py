@@ -31,6 +31,7 @@ from app.web.admin import (
     stats,
     testpush,
     trace,
+    turns,
     users,
 )
 from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
@@ -72,7 +73,8 @@ def blueprint(
     """
     if not token:
         raise ValueError("the admin API needs a token")
-    context = Context(database, providers, intake, now, poke, patience, BoundedSemaphore(testpush.AT_ONCE), ttl)
+    waiting, many = BoundedSemaphore(turns.AT_ONCE), BoundedSemaphore(turns.AT_ONCE)
+    context = Context(database, providers, intake, now, poke, patience, waiting, many, ttl)
     api = Blueprint("admin", __name__)
     for route in (*ROUTES, openapi.route(ROUTES, providers)):
         api.add_url_rule(

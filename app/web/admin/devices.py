@@ -21,8 +21,10 @@ from app.admin.devices import (
 from app.admin.importing import Imported, Line
 from app.store import devices
 from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
+from app.web.admin.turns import turn
 
 _UNKNOWN = "The user has no device of that id."
+_BUSY = "Another import or restore is being worked on; try again in a few seconds."
 
 
 def put(context: Context, uid: str, device_id: str, body: DeviceBody) -> Answer:
@@ -54,11 +56,13 @@ def delete(context: Context, uid: str, device_id: str) -> Answer:
 
 
 def take_back(context: Context, body: RestoreBody) -> Answer:
-    return Answer(200, Restored(restore(context.database, body, context.providers, context.now())))
+    with turn(context.many, _BUSY):
+        return Answer(200, Restored(restore(context.database, body, context.providers, context.now())))
 
 
 def register_all(context: Context, body: Iterable[Line]) -> Answer:
-    return Answer(200, importing.register_lines(context.database, body, context.providers, context.now))
+    with turn(context.many, _BUSY):
+        return Answer(200, importing.register_lines(context.database, body, context.providers, context.now))
 
 
 ROUTES = (
@@ -109,6 +113,7 @@ ROUTES = (
         summary="Take devices back from quarantine whose tokens looked dead because a setting was wrong.",
         body=RestoreBody,
         answers={200: ("How many are pushed to again.", Restored)},
+        refuses={429: _BUSY},
     ),
     Route(
         method="POST",
@@ -120,5 +125,6 @@ ROUTES = (
         body=DeviceLine,
         takes=Takes.LINES,
         answers={200: ("How many were registered, and what was wrong with the other lines.", Imported)},
+        refuses={429: _BUSY},
     ),
 )

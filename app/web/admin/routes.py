@@ -18,6 +18,7 @@ class Context(NamedTuple):
     """What views work with.
 
     now: UNIX milliseconds. patience: seconds to wait for a test push. waiting: held by each request that waits for one.
+    many: held by each request that imports or restores devices.
     ttl: milliseconds after which an online record is not believed.
     """
 
@@ -28,6 +29,7 @@ class Context(NamedTuple):
     poke: Callable[[], None]
     patience: float
     waiting: BoundedSemaphore
+    many: BoundedSemaphore
     ttl: int
 
 

@@ -6,10 +6,8 @@ from app.admin import testpush
 from app.admin.testpush import TestBody, TestReport
 from app.store.writer import NotStored
 from app.web.admin.routes import Answer, Context, NotThere, Route, Takes
+from app.web.admin.turns import turn
 from app.web.errors import ApiError
-
-AT_ONCE = 1
-"""Requests of one process that may wait: it has two threads at least, and the others are for webhooks."""
 
 _NO_DEVICE = "The user has no device."
 _BUSY = "Other test pushes are being waited for; try again in a few seconds."
@@ -17,14 +15,11 @@ _NOT_STORED = "The push could not be stored."
 
 
 def post(context: Context, uid: str, body: TestBody) -> Answer:
-    if not context.waiting.acquire(blocking=False):
-        raise ApiError(429, "too_many_requests", _BUSY, {"Retry-After": "5"})
-    try:
-        report = testpush.send(context.database, context.intake, uid, body, context.patience)
-    except NotStored as error:
-        raise ApiError(503, "unavailable", f"{_NOT_STORED[:-1]}: {error}.") from error
-    finally:
-        context.waiting.release()
+    with turn(context.waiting, _BUSY):
+        try:
+            report = testpush.send(context.database, context.intake, uid, body, context.patience)
+        except NotStored as error:
+            raise ApiError(503, "unavailable", f"{_NOT_STORED[:-1]}: {error}.") from error
     if report is None:
         raise NotThere
     return Answer(200, report)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from werkzeug.test import TestResponse as Answer
 
 from app.admin import importing
 from app.store import devices
@@ -329,6 +331,69 @@ def test_a_line_too_long_spoils_no_other(api: Api) -> None:
 def test_a_line_as_long_as_may_be(api: Api) -> None:
     full = line(1).ljust(importing.MAX_LINE)
     assert imported(api, full + b"\n" + line(2))["imported"] == 2
+
+
+class Meanwhile(io.BytesIO):
+    """A body; something happens when it is begun to be read."""
+
+    def __init__(self, data: bytes, happens: Callable[[], None]) -> None:
+        super().__init__(data)
+        self._happens = happens
+
+    def readinto(self, buffer: Any) -> int:
+        if self.tell() == 0:
+            self._happens()
+        return super().readinto(buffer)
+
+
+RESTORE = {"provider": "console", "since": "1h"}
+
+
+def refused_for_now(answers: list[Answer]) -> None:
+    assert len(answers) == 2
+    for answer in answers:
+        refused(answer, "import or restore", "try again", status=429)
+        assert answer.get_json()["error"]["code"] == "too_many_requests"
+        assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_while_devices_are_imported_no_others_are_and_none_restored(api: Api) -> None:
+    answers: list[Answer] = []
+
+    def others() -> None:
+        answers.append(api.call("POST", "/devices/import", data=line(2)))
+        answers.append(api.call("POST", "/devices/restore", body=RESTORE))
+
+    body = Meanwhile(line(1), others)
+    assert imported(api, None, input_stream=body, environ_overrides=CHUNKED)["imported"] == 1
+    refused_for_now(answers)
+    assert api.devices("u2") == []
+    refused(api.call("POST", "/devices/import", data=b""), "nothing")
+    assert imported(api, line(2))["imported"] == 1
+    assert ok(api.call("POST", "/devices/restore", body=RESTORE)) == {"restored": 0}
+
+
+def test_while_devices_are_restored_none_are_imported_and_no_others_restored(api: Api) -> None:
+    answers: list[Answer] = []
+
+    def others(_took: float | None) -> None:
+        api.database.observe = lambda _: None
+        answers.append(api.call("POST", "/devices/import", data=line(1)))
+        answers.append(api.call("POST", "/devices/restore", body=RESTORE))
+
+    api.database.observe = others
+    assert ok(api.call("POST", "/devices/restore", body=RESTORE)) == {"restored": 0}
+    refused_for_now(answers)
+    assert api.devices("u1") == []
+    refused(api.call("POST", "/devices/restore", body={**RESTORE, "since": "noon"}), "since")
+    assert imported(api, line(1))["imported"] == 1
+
+
+def test_one_registration_waits_for_no_import(api: Api) -> None:
+    statuses: list[int] = []
+    body = Meanwhile(line(1), lambda: statuses.append(api.register("u", "d")))
+    imported(api, None, input_stream=body, environ_overrides=CHUNKED)
+    assert statuses == [201]
 
 
 def test_an_import_of_nothing(api: Api) -> None:

@@ -69,6 +69,12 @@ def test_every_reference_leads_somewhere(api: Api) -> None:
     assert schemas["DeviceBody"]["properties"]["provider"] == {"enum": ["android", "console", "ios"]}
 
 
+def test_what_is_done_one_at_a_time_says_so(api: Api) -> None:
+    paths = ok(api.call("GET", "/openapi.json"))["paths"]
+    refusing = {op["operationId"] for path in paths.values() for op in path.values() if "429" in op["responses"]}
+    assert refusing == {"send_test", "import_devices", "restore_devices"}
+
+
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
