@@ -45,6 +45,9 @@ class Settler:
         self._active: dict[int, list[Progress]] = {}
         self._reported: dict[tuple[str, str], float] = {}
         self._ending = False
+        # An alert asks for their increase, and a series that begins with a burst has none.
+        for provider in ("", *shared.providers):
+            metrics.OUTCOMES.labels(provider, Outcome.DEAD.value)
 
     def is_behind(self, urgent: bool) -> bool:
         """Whether more waits to be written than is worth planning on."""

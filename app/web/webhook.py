@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from app import metrics
 from app.config import Networks
-from app.events import BadEvent
+from app.events import KINDS, BadEvent
 from app.intake import Intake
 from app.relay import label
 from app.store.writer import NotStored
@@ -35,6 +35,10 @@ class Origin(Struct, frozen=True):
 def blueprint(intake: Intake, origin: Origin, max_body: int) -> Blueprint:
     """`max_body`: bytes of one call."""
     webhook = Blueprint("webhook", __name__)
+    # Alerts ask for their rate, and a series that begins with a burst has none.
+    for event in (*KINDS, label("")):
+        for refused in ("401", "403", "503"):
+            metrics.WEBHOOKS.labels(event, refused)
 
     # A server that was given an address without a path posts to "/".
     @webhook.post("/")

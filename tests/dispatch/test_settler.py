@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import func, select
 
+from app import metrics
 from app.clock import now_ms
 from app.dispatch.settler import Settler
 from app.dispatch.settling import SETTLED_TOGETHER
@@ -18,7 +20,7 @@ from app.settle import Limits
 from app.store import deliveries
 from app.store.rows import Delivery
 from app.store.schema import deliveries as table
-from tests.dispatch.conftest import Bridge
+from tests.dispatch.conftest import Bridge, Stub
 from tests.dispatch.test_work import RULES
 
 ROWS = 3 * SETTLED_TOGETHER + 1
@@ -90,3 +92,15 @@ def test_it_is_behind_until_what_it_was_given_is_written(
         return [*seen, settler.is_behind(urgent)]
 
     assert asyncio.run(scenario()) == [True, True, False]
+
+
+def test_dead_letters_are_told_before_the_first(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Counter("pushbridge_outcomes", "", ["provider", "outcome"], registry=CollectorRegistry())
+    monkeypatch.setattr(metrics, "OUTCOMES", fresh)
+    shared = Shared(bridge.database, {"ios": Stub("ios"), "good": Stub("good")}, RULES, Limits(), "me", [])
+    Settler(shared)
+    shared.close()
+    (family,) = fresh.collect()
+    totals = [sample for sample in family.samples if sample.name.endswith("_total")]
+    told = {(sample.labels["provider"], sample.labels["outcome"], sample.value) for sample in totals}
+    assert told == {("", "dead", 0), ("good", "dead", 0), ("ios", "dead", 0)}

@@ -4,13 +4,17 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from app import metrics
 from app.admin.figures import ALIVE_WITHIN
 from app.clock import now_ms
+from app.events import KINDS
 from app.model import Connection, Outcome
 from app.store import deliveries, dialect, health, inbox, presence, relay
 from app.store.opening import open_database
@@ -60,6 +64,16 @@ def test_the_process_is_up(bridge: Bridge, store_folder: Path) -> None:
     assert bridge.client.get("/healthz").get_json() == {"status": "ok"}
     with unreachable(bridge, store_folder):
         assert bridge.client.get("/healthz").status_code == 200
+
+
+def test_refusals_are_told_before_the_first(bridged: Callable[..., Bridge], monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = Counter("pushbridge_webhooks", "", ["event", "status"], registry=CollectorRegistry())
+    monkeypatch.setattr(metrics, "WEBHOOKS", fresh)
+    bridged()
+    (family,) = fresh.collect()
+    told = {(sample.labels["event"], sample.labels["status"]) for sample in family.samples}
+    assert told == set(product([*KINDS, "other"], ["401", "403", "503"]))
+    assert {sample.value for sample in family.samples if sample.name.endswith("_total")} == {0}
 
 
 def test_ready_while_a_dispatcher_beats(bridge: Bridge) -> None:
