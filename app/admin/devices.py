@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -150,23 +151,34 @@ def _as_kept(before: Device | None, after: Device) -> Device:
     return msgspec.structs.replace(after, updated_at=before.updated_at) if same else after
 
 
-RESTORED_TOGETHER = 1_000
-"""Devices taken back in one transaction: webhooks wait for as long as it takes."""
+RESTORED_TOGETHER = 100
+"""Devices taken back in one transaction: webhooks wait for as long as it takes, and have as long again after it."""
 
 
-def restore(database: Database, body: RestoreBody, providers: Providers, now: int) -> int:
-    """Take devices back from quarantine that looked dead because a setting was wrong; how many. Raises Refused."""
+def restore(
+    database: Database,
+    body: RestoreBody,
+    providers: Providers,
+    now: int,
+    pause: Callable[[float], None] = time.sleep,
+) -> int:
+    """Take devices back from quarantine that looked dead because a setting was wrong; how many. Raises Refused.
+
+    pause: waits for so many seconds between two transactions, in which others write.
+    """
     _kind(body.provider, providers)
     since = times.since(body.since, now)
     if since is None:
         raise Refused("since: found another text; allowed: an RFC 3339 time, or how long ago, such as 1h")
     restored = 0
     while True:
+        started = time.perf_counter()
         with database.write() as connection:
             some = devices.restore(connection, body.provider, since, limit=RESTORED_TOGETHER)
         restored += some
         if some < RESTORED_TOGETHER:
             return restored
+        pause(time.perf_counter() - started)
 
 
 def shown(device: Device) -> DeviceShown:

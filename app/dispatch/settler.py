@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -168,7 +169,12 @@ class Settler:
         """Write a batch. What cannot be written, whatever the reason, must not keep the rest from it."""
         shared = self._shared
         try:
-            return await shared.write(lambda: settling.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+            lost = await shared.write(lambda: settling.settle(shared.db, batch, shared.owner, shared.rules, now_ms))
+            for one in batch.restores:
+                # Each step waits for its turn: there may be thousands of devices, and calls to be planned.
+                while await shared.write(partial(settling.restore, shared.db, one)):
+                    pass
+            return lost
         except Unavailable:
             raise
         except Exception:

@@ -27,7 +27,7 @@ EVENT_TRIES = 5
 def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[], int]) -> int:
     """Write a batch in one transaction; how many of its changed rows somebody else held by then.
 
-    Devices that come back may be a great many, and have transactions of their own.
+    Devices that come back may be a great many: `restore` has them.
     """
     with db.write() as connection:
         deliveries.insert_new(connection, recheck_held(connection, batch.new, rules.policy, now()))
@@ -42,17 +42,17 @@ def settle(db: Database, batch: Batch, owner: str, rules: Rules, now: Callable[[
             letter = unread(parsed.event_id, parsed.source, parsed.received_at, now(), message_id)
             give_back(connection, letter, progress.attempts + 1, owner, now())
         inbox.sweep(connection, batch.loose)
-    for one in batch.restores:
-        _restore(db, one)
     return lost
 
 
-def _restore(db: Database, one: Restore) -> None:
-    """After what the batch drops: some of that comes back, too."""
-    some = RESTORED_TOGETHER
-    while some == RESTORED_TOGETHER:
-        with db.write() as connection:
-            some = devices.restore(connection, one.provider, one.since, one.reasons, RESTORED_TOGETHER)
+def restore(db: Database, one: Restore) -> bool:
+    """Take some of these devices back, in one transaction; whether there may be more.
+
+    After what their batch drops: some of that comes back, too.
+    """
+    with db.write() as connection:
+        some = devices.restore(connection, one.provider, one.since, one.reasons, RESTORED_TOGETHER)
+    return some == RESTORED_TOGETHER
 
 
 def once_more(db: Database, batch: Batch, now: int) -> None:

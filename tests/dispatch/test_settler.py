@@ -12,13 +12,14 @@ from sqlalchemy import func, select
 
 from app import metrics
 from app.clock import now_ms
+from app.dispatch import settling
 from app.dispatch.settler import Settler
 from app.dispatch.settling import SETTLED_TOGETHER
 from app.dispatch.shared import Shared
 from app.model import Outcome
 from app.settle import Limits
-from app.store import deliveries
-from app.store.rows import Delivery
+from app.store import deliveries, devices
+from app.store.rows import Delivery, Drop
 from app.store.schema import deliveries as table
 from tests.dispatch.conftest import Bridge, Stub
 from tests.dispatch.test_work import RULES
@@ -72,6 +73,32 @@ def test_what_is_urgent_goes_between_the_pieces_of_a_large_batch(bridge: Bridge,
     found = asyncio.run(seen_between(bridge, shared, new))
     assert found[Outcome.SENT] == SETTLED_TOGETHER
     assert counts(bridge) == {Outcome.SENT: ROWS}
+
+
+def test_others_write_between_the_steps_in_which_devices_come_back(
+    bridge: Bridge, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "RESTORED_TOGETHER", 2)
+    for number in range(5):
+        bridge.register(f"u{number}", "good")
+    with bridge.database.write() as connection:
+        gone = [Drop(f"u{n}", "phone", "good", f"good-u{n}", 2, "BadDeviceToken") for n in range(5)]
+        assert devices.drop(connection, gone, now_ms()) == 5
+
+    async def scenario() -> list[int]:
+        settler = Settler(shared)
+        settler.alarmed("good", ["BadDeviceToken"], 0)
+        flush = asyncio.create_task(settler.flush())
+        await asyncio.sleep(0)
+        seen = []
+        while not flush.done():
+            seen.append(await shared.write(bridge.devices))
+        await flush
+        return seen
+
+    seen = asyncio.run(scenario())
+    assert {0, 2, 4} <= set(seen)
+    assert bridge.devices() == 5
 
 
 @pytest.mark.parametrize("urgent", [False, True])

@@ -11,6 +11,7 @@ import pytest
 from werkzeug.test import TestResponse as Answer
 
 from app.admin import importing
+from app.admin.devices import RestoreBody, restore
 from app.store import devices
 from app.store.rows import Drop, Touch
 from app.web import admin
@@ -19,6 +20,7 @@ from tests.web.admin.kit import PROVIDERS, START, Api, ok, refused
 CHUNKED = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked"}
 """A body whose length is not announced, as gunicorn gives it."""
 GOOD = {"provider": "console", "token": "t" * 30}
+RESTORE = {"provider": "console", "since": "1h"}
 
 
 def test_register_then_change(api: Api) -> None:
@@ -148,6 +150,19 @@ def test_devices_that_looked_dead_are_restored(api: Api, monkeypatch: pytest.Mon
     assert [number for number in range(7) if not api.devices(f"u{number}")] == [0, 6]
     body = {"provider": "console", "since": "2023-11-14T22:13:20Z"}
     assert ok(api.call("POST", "/devices/restore", body=body)) == {"restored": 1}
+
+
+def test_a_restore_lets_others_write_for_as_long_as_it_did(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.admin.devices.RESTORED_TOGETHER", 2)
+    for number in range(5):
+        api.register(f"u{number}", "d", token=f"token-{number}")
+        quarantine(api, f"u{number}", f"token-{number}")
+    took: list[float | None] = []
+    pauses: list[float] = []
+    api.database.observe = took.append
+    assert restore(api.database, RestoreBody(**RESTORE), PROVIDERS, START, pauses.append) == 5
+    assert (len(took), len(pauses)) == (3, 2)
+    assert all(write is not None and pause >= write for write, pause in zip(took, pauses, strict=False))
 
 
 @pytest.mark.parametrize(
@@ -344,9 +359,6 @@ class Meanwhile(io.BytesIO):
         if self.tell() == 0:
             self._happens()
         return super().readinto(buffer)
-
-
-RESTORE = {"provider": "console", "since": "1h"}
 
 
 def refused_for_now(answers: list[Answer]) -> None:
