@@ -55,11 +55,15 @@ class logger_class(glogging.Logger):
 keeper = Keeper(settings.dispatcher.processes if settings.dispatcher.embedded else 0, os.environ)
 
 
-def when_ready(server):
-    """The sockets are open: dispatch what comes, and what an earlier run left."""
+def end_silence(server):
     for listener in server.LISTENERS:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # what it accepts has them too
             listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", SILENCE, 0))
+
+
+def when_ready(server):
+    """The sockets are open: dispatch what comes, and what an earlier run left."""
+    end_silence(server)
     server.keeper = keeper
     keeper.start()
     # After SIGUSR2 systemd must follow the new master, or it takes the end of the old one for the end of the service.
@@ -68,6 +72,7 @@ def when_ready(server):
 
 def on_reload(server):
     """SIGHUP read this file again: other dispatchers take over, where there is something new for them to read."""
+    end_silence(server)  # there may be another address
     if changed:
         old, server.keeper = server.keeper, keeper
         keeper.start()
