@@ -167,7 +167,7 @@ def test_systemd_is_told_which_master_serves(
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        gunicorn_settings(monkeypatch)["when_ready"](SimpleNamespace(log=None))
+        gunicorn_settings(monkeypatch)["when_ready"](SimpleNamespace(log=None, LISTENERS=[]))
         assert systemd.recv(100) == f"MAINPID={os.getpid()}".encode()
 
 
