@@ -25,8 +25,8 @@ keepalive = 75  # v2 keeps up to a hundred connections
 graceful_timeout = 10
 SILENCE = 10
 """Seconds for which a client may fall silent in the midst of a request or an answer: its machine may be gone."""
-# A connection that says nothing keeps a thread for so long, and is watched by none from then on.
-gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.1
+FIRST_BYTE = 0.1
+"""Seconds for which a connection that says nothing keeps a thread; it is watched by none from then on."""
 # Uids of thousands of characters stand in paths: 16,384 emoji are 192 KiB. Above a ceiling of its own gunicorn has only
 # "no limit", under which one endless line takes all memory.
 message.MAX_REQUEST_LINE = limit_request_line = 256 << 10
@@ -36,6 +36,17 @@ limit_request_field_size = 8 << 10
 control_socket_disable = True
 proc_name = "pushbridge"
 accesslog = None
+
+
+class BriefConnection(gthread.TConn):
+    """gunicorn's own patience is five seconds, and bounds the rest of a body that was not read as well."""
+
+    def wait_for_data(self, timeout):
+        return super().wait_for_data(min(timeout, FIRST_BYTE))
+
+
+if gthread.TConn.__module__ == gthread.__name__:  # else a reload would put one around the other
+    gthread.TConn = BriefConnection
 
 
 class logger_class(glogging.Logger):
