@@ -214,7 +214,7 @@ def count(connection: Connection) -> dict[str, int]:
     provider = devices.c.provider.concat("")
     gone = select(provider, func.count()).where(devices.c.removed_at.is_not(None)).group_by(provider)
     removed = {row[0]: row[1] for row in connection.execute(gone)}
-    return {name: here for name, count in all_of_them.items() if (here := count - removed.get(name, 0))}
+    return {name: here for name, count in all_of_them.items() if (here := count - removed.get(name, 0)) > 0}
 
 
 def all_of(connection: Connection, provider: str | None, limit: int, *, removed: bool = False) -> list[Device]:

@@ -284,3 +284,11 @@ def test_only_what_is_still_held_is_removed(db: Connection) -> None:
     (free,) = [row.id for row in rows(db, table) if row.owner is None]
     assert inbox.remove_held(db, [mine.id, lost.id, free], ME) == {mine.id}
     assert sorted(row.id for row in rows(db, table)) == sorted([lost.id, free])
+
+
+def test_the_oldest_call_may_go_while_it_is_looked_at(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dispatcher reads and plans at once, each statement by itself."""
+    put(db, b"{}")
+    first_of, gone = inbox._first_of, iter([999])
+    monkeypatch.setattr(inbox, "_first_of", lambda *which: next(gone, None) or first_of(*which))
+    assert inbox.oldest(db, ["normal"], "msg.offline") == NOW
