@@ -169,7 +169,7 @@ def oldest(connection: Connection, lanes: Sequence[str], kind: str) -> int | Non
     """
     found = []
     for lane in lanes:
-        # Read by itself, as it stands behind the body; planned meanwhile, the call is gone, and another one is the first.
+        # Its time is read by itself, as it stands behind the body. The call may be planned and gone by then.
         while (first := _first_of(connection, lane, kind)) is not None:
             came = connection.execute(select(events.c.received_at).where(events.c.id == first)).scalar()
             if came is not None:
