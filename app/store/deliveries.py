@@ -181,7 +181,7 @@ def next_due(
     for provider, lane in product(providers, lanes):
         query = (
             select(deliveries.c.due_at)
-            .where(deliveries.c.provider == provider, deliveries.c.lane == lane, deliveries.c.due_at.is_not(None))
+            .where(deliveries.c.provider == provider, deliveries.c.lane == lane, WAITING)
             .where(deliveries.c.owner.is_(None) | (deliveries.c.owner != owner))
             .order_by(deliveries.c.due_at)
             .limit(1)
@@ -259,14 +259,12 @@ def release_to_devices(
 
 def renew(connection: Connection, owner: str, until: int) -> None:
     """Everything that `owner` holds stays its own until then."""
-    connection.execute(
-        update(deliveries).where(deliveries.c.due_at.is_not(None), deliveries.c.owner == owner).values(due_at=until)
-    )
+    connection.execute(update(deliveries).where(WAITING, deliveries.c.owner == owner).values(due_at=until))
 
 
 def free(connection: Connection, owner: str, now: int) -> int:
     """Free what an earlier process under the same name held; how many."""
-    mine = and_(deliveries.c.due_at.is_not(None), deliveries.c.owner == owner)
+    mine = and_(WAITING, deliveries.c.owner == owner)
     return connection.execute(update(deliveries).where(mine).values(owner=None, due_at=now)).rowcount
 
 
@@ -358,7 +356,7 @@ def forget_dead(connection: Connection, letter_id: int) -> bool:
 def awaited(connection: Connection) -> list[str]:
     """The providers that something waits for; "" where it waits for a user. One seek each, however much that is."""
     found: list[str] = []
-    query = select(deliveries.c.provider).where(deliveries.c.due_at.is_not(None)).order_by(deliveries.c.provider)
+    query = select(deliveries.c.provider).where(WAITING).order_by(deliveries.c.provider)
     while True:
         beyond = query.where(deliveries.c.provider > found[-1]) if found else query
         provider = connection.execute(beyond.limit(1)).scalar()
@@ -371,9 +369,7 @@ def give_up(connection: Connection, providers: Sequence[str], now: int, limit: i
     """Give up to `limit` rows up that wait for one of these providers, which are gone; how many."""
     # At a reload the dispatcher that still had the provider may have some of it under way.
     unclaimed = deliveries.c.owner.is_(None) | (deliveries.c.due_at < now)
-    waiting = select(deliveries.c.id).where(
-        deliveries.c.due_at.is_not(None), deliveries.c.provider.in_(providers), unclaimed
-    )
+    waiting = select(deliveries.c.id).where(WAITING, deliveries.c.provider.in_(providers), unclaimed)
     ids = list(connection.execute(waiting.limit(limit).with_for_update()).scalars())
     values = {"outcome": Outcome.DEAD, "reason": "provider_unknown", "due_at": None, "owner": None, "at": now}
     for some in dialect.chunks(ids):
@@ -401,7 +397,7 @@ def forget(connection: Connection, before: int, limit: int, after: tuple[int, in
 
 def waiting(connection: Connection) -> dict[str, int]:
     """By provider: how many rows are to be taken up again; "" has those that wait for a user."""
-    query = select(deliveries.c.provider, func.count()).where(deliveries.c.due_at.is_not(None))
+    query = select(deliveries.c.provider, func.count()).where(WAITING)
     return {row[0]: row[1] for row in connection.execute(query.group_by(deliveries.c.provider))}
 
 
@@ -409,7 +405,7 @@ def pending(connection: Connection) -> Mapping[str, tuple[int, int | None]]:
     """By outcome: how many rows are to be taken up again, and since when the oldest waits."""
     query = (
         select(deliveries.c.outcome, func.count(), func.min(deliveries.c.first_at))
-        .where(deliveries.c.due_at.is_not(None))
+        .where(WAITING)
         .group_by(deliveries.c.outcome)
     )
     return {outcome: (count, oldest) for outcome, count, oldest in connection.execute(query)}
