@@ -26,7 +26,7 @@ graceful_timeout = 10
 SILENCE = 10
 """Seconds for which a client may fall silent in the midst of a request or an answer: its machine may be gone."""
 FIRST_BYTE = 0.1
-"""Seconds for which a connection that says nothing keeps a thread; it is watched by none from then on."""
+"""Seconds for which a connection that says nothing keeps a thread; from then on none watches it."""
 # Uids of thousands of characters stand in paths: 16,384 emoji are 192 KiB. Above a ceiling of its own gunicorn has only
 # "no limit", under which one endless line takes all memory.
 message.MAX_REQUEST_LINE = limit_request_line = 256 << 10
