@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import accumulate
@@ -15,6 +17,7 @@ import structlog
 from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.incoming import Incoming
+from app.dispatch.pace import EVERY as PACE_EVERY
 from app.dispatch.relay import Relay
 from app.dispatch.rescue import Rescue
 from app.dispatch.sender import Answers, Sender
@@ -61,8 +64,11 @@ class Dispatcher:
     ) -> None:
         self._shared = Shared(database, providers, rules, limits, owner, PARTS)
         self._settler = Settler(self._shared)
+        self._cores = _cores()
         self._shared.senders = {
-            name: Sender(provider, limits, self._settler.settled, self._shared.room.set, self._settler.alarmed)
+            name: Sender(
+                provider, limits, self._settler.settled, self._shared.room.set, self._settler.alarmed, self._shared.pace
+            )
             for name, provider in providers.items()
         }
         self._waiting = Waiting(self._shared, self._settler, ask)
@@ -89,6 +95,7 @@ class Dispatcher:
             self._every(RENEW_EVERY, self._renew),
             self._every(BEAT_EVERY, self._beat),
             self._every(TIDY_EVERY, self._tidy.round),
+            self._every(PACE_EVERY, self._keep_pace),
         ]
         tasks: list[asyncio.Task[Any]] = [settler, *(asyncio.create_task(part) for part in parts)]
         stopping = asyncio.create_task(self._stopping.wait())
@@ -194,6 +201,9 @@ class Dispatcher:
 
         await self._shared.write(write)
 
+    async def _keep_pace(self) -> None:
+        self._shared.pace.note(time.process_time(), time.monotonic(), self._cores)
+
     def health(self) -> dict[str, Any]:
         """How the providers are, and what became of pushes since the start; for `GET /admin/v1/stats`."""
         now = now_ms()
@@ -231,6 +241,10 @@ class Dispatcher:
             "tokens_doubted": sender.doubts_tokens,
             "token_refreshes": sender.provider.credential.renewals if sender.provider.credential else 0,
         }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 _FAILED = frozenset({Outcome.INVALID_TOKEN, Outcome.REJECTED, Outcome.DEAD})

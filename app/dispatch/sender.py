@@ -14,6 +14,7 @@ import structlog
 from app import settle
 from app.clock import now_ms
 from app.dispatch.orders import Orders, Place
+from app.dispatch.pace import Pace
 from app.dispatch.pauses import Pauses
 from app.dispatch.turns import Waiting
 from app.dispatch.work import FAULT, Job
@@ -69,7 +70,7 @@ class Sender:
     """Sends jobs, and hands each with its decision to `on_settled`.
 
     on_room: called when a queue that was full has room again. on_alarm: called with the provider, the reasons of
-    refusals that are not to be believed, and since when (UNIX milliseconds).
+    refusals that are not to be believed, and since when (UNIX milliseconds). pace: shared with the other senders.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Sender:
         on_settled: OnSettled,
         on_room: Callable[[], None],
         on_alarm: Callable[[str, Sequence[str], int], None] = lambda *_: None,
+        pace: Pace | None = None,
     ) -> None:
         self.provider = provider
         self.answers = Answers()
@@ -87,6 +89,7 @@ class Sender:
         self._on_room = on_room
         self._on_alarm = on_alarm
         self._guard = TokenGuard()
+        self._pace = pace or Pace()
         self._pauses = Pauses(provider.name, int(provider.ramp * 1000))
         self._client = Client(provider.transport) if provider.transport is not None else None
         self._send: base.Send = self._client.send if self._client else _required(provider)
@@ -174,7 +177,7 @@ class Sender:
             log.exception("outcome lost", action="settle", provider=self.provider.name, event_id=job.parsed.event_id)
 
     def _start(self, now: int) -> None:
-        limit = self._pauses.limit(self.capacity, now)
+        limit = min(self._pace.limit(self.capacity), self._pauses.limit(self.capacity, now))
         for _ in range(min(limit - self._running, len(self._waiting))):
             self._running += 1
             task = asyncio.create_task(self._run())
@@ -193,7 +196,9 @@ class Sender:
             self._running -= 1
 
     def _next(self) -> Job | None:
-        return None if self._stopping else self._waiting.take()
+        if self._stopping or self._running > self._pace.limit(self.capacity):
+            return None
+        return self._waiting.take()
 
     def _go_on(self, job: Job, decision: Settled, now: int) -> None:
         """A job is settled: the one behind it comes next, or all of them wait with it in the database."""
@@ -221,6 +226,7 @@ class Sender:
         if now - self._rate_from >= STUCK:
             self._rate = self._rate_count / (now - self._rate_from)
             self._rate_from, self._rate_count = now, 0
+            self._start(now_ms())  # the pace may be another one by now
         if self._wanting and any(self.room(lane, 0) >= SLICE for lane in self._wanting):
             self._wanting.clear()
             self._on_room()
