@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import zip_longest
@@ -51,8 +50,6 @@ class Incoming:
             )
             taking.told(self._shared, taken)
             if taken.claimed:
-                if lane == NOW_LANE:
-                    self._shared.pace.hurry(time.monotonic())
                 await self._plan(taken.claimed)
             elif not taken.more:
                 await self._shared.wait(lane, POLL)

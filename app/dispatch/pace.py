@@ -10,7 +10,7 @@ FEWER, MORE = 0.7, 1.1
 LEAST = 64
 """In flight in any case: as many as are worked off while a vendor in the same building answers."""
 WAITED = 5.0
-"""Seconds for which a message that somebody waited for makes more of them likely."""
+"""Seconds for which a push that somebody waited for makes more of them likely."""
 
 
 class Pace:
@@ -30,7 +30,7 @@ class Pace:
         return min(capacity, max(LEAST, int(capacity * self._share)))
 
     def hurry(self, at: float) -> None:
-        """A message came that somebody waits for; `at` as in `note`."""
+        """A push that somebody waits for is about to be sent; `at` as in `note`."""
         self._hurried = at
 
     def note(self, cpu: float, at: float, cores: int) -> None:

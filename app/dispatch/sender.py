@@ -152,6 +152,8 @@ class Sender:
         if not self._running:
             self._progress_at = time.monotonic()
         for job in jobs:
+            if job.lane is Lane.NOW:
+                self._pace.hurry(time.monotonic())
             if self.room(job.lane, now) <= 0:
                 self._put_off(job, now + BUSY, "provider busy", now)
                 continue

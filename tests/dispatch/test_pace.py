@@ -12,10 +12,9 @@ import pytest
 from app.dispatch import loop
 from app.dispatch.pace import EVERY, LEAST, Pace
 from app.dispatch.sender import Sender
-from app.intake import NOW_LANE
 from app.model import Lane
 from app.settle import Limits
-from tests.dispatch.conftest import Bridge, Gated
+from tests.dispatch.conftest import Bridge, Gated, Stub
 from tests.dispatch.test_sender import idle, job
 
 READINGS = count(1)
@@ -113,12 +112,20 @@ def test_a_dispatcher_reads_how_busy_it_is_and_who_waits(bridge: Bridge, monkeyp
     monkeypatch.setattr(loop, "time", Busy())
     monkeypatch.setattr(loop, "_cores", lambda: 1)
 
+    bridge.register("bob", "p")
+    bridge.statuses("bob-0-0-1-0-0")
+
     async def scenario() -> None:
-        async with bridge.running(Gated("p")) as wait:
+        provider = Stub("p")
+        async with bridge.running(provider) as wait:
             (sender,) = bridge.dispatcher._shared.senders.values()
-            await wait(lambda: len(read) > 5)
+            bridge.message("bob")
+            bridge.poke()
+            await wait(lambda: len(provider.sent) == 1)
+            seen = len(read)
+            await wait(lambda: len(read) > seen + 5)
             limits.append(sender._pace.limit(1_000))
-            bridge.message("bob", lane=NOW_LANE)
+            bridge.notify({})
             bridge.poke()
             await wait(lambda: sender._pace.limit(1_000) < 1_000)
             limits.append(sender._pace.limit(1_000))
