@@ -18,6 +18,7 @@ from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.incoming import Incoming
 from app.dispatch.pace import EVERY as PACE_EVERY
+from app.dispatch.pace import Load
 from app.dispatch.relay import Relay
 from app.dispatch.rescue import Rescue
 from app.dispatch.sender import Answers, Sender
@@ -64,11 +65,10 @@ class Dispatcher:
     ) -> None:
         self._shared = Shared(database, providers, rules, limits, owner, PARTS)
         self._settler = Settler(self._shared)
+        self._load = Load()
         self._cores = _cores()
         self._shared.senders = {
-            name: Sender(
-                provider, limits, self._settler.settled, self._shared.room.set, self._settler.alarmed, self._shared.pace
-            )
+            name: Sender(provider, limits, self._settler.settled, self._shared.room.set, self._settler.alarmed)
             for name, provider in providers.items()
         }
         self._waiting = Waiting(self._shared, self._settler, ask)
@@ -202,7 +202,11 @@ class Dispatcher:
         await self._shared.write(write)
 
     async def _keep_pace(self) -> None:
-        self._shared.pace.note(time.process_time(), time.monotonic(), self._cores)
+        at, senders = time.monotonic(), self._shared.senders.values()
+        full = self._load.is_full(time.process_time(), at, self._cores)
+        crowded = full and any(sender.is_waited_for(at) for sender in senders)
+        for sender in senders:
+            sender.keep_pace(crowded, at)
 
     def health(self) -> dict[str, Any]:
         """How the providers are, and what became of pushes since the start; for `GET /admin/v1/stats`."""

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-EVERY = 0.1
+EVERY = 0.25
 """Seconds between two readings."""
 BUSY = 0.9
 """Share of its cores that a process uses which cannot work off any more."""
-FEWER, MORE = 0.7, 1.1
+FEWER, MORE = 0.6, 1.3
 LEAST = 64
 """In flight in any case: as many as are worked off while a vendor in the same building answers."""
+ENOUGH = 1_000
+"""Answers a second from which on less may be in flight; a vendor that gives fewer does not fill this process."""
 WAITED = 5.0
 """Seconds for which a push that somebody waited for makes more of them likely."""
 
 
+class Load:
+    """How busy this process is."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None
+
+    def is_full(self, cpu: float, at: float, cores: int) -> bool:
+        """Whether it has had no time to spare since the last reading.
+
+        cpu: seconds of CPU that it has used so far; at: seconds on any clock; cores: how many it may use.
+        """
+        last, self._last = self._last, (cpu, at)
+        return last is not None and cpu - last[0] >= BUSY * cores * (at - last[1])
+
+
 class Pace:
-    """That of all senders of a dispatcher.
+    """That of one provider, for what can wait.
 
     With more in flight than this process can work off, answers come in heaps: a sixth less work for each, but a message
     that somebody waits for is behind such a heap at each of its steps.
@@ -22,27 +39,20 @@ class Pace:
 
     def __init__(self) -> None:
         self._share = 1.0
-        self._hurried = float("-inf")
-        self._last: tuple[float, float] | None = None
+        self._last = 0, 0.0
+        self._rate = 0.0
 
     def limit(self, capacity: int) -> int:
         """Pushes at once to a provider that could take so many."""
         return min(capacity, max(LEAST, int(capacity * self._share)))
 
-    def hurry(self, at: float) -> None:
-        """A push that somebody waits for is about to be sent; `at` as in `note`."""
-        self._hurried = at
-
-    def note(self, cpu: float, at: float, cores: int) -> None:
-        """Seconds of CPU that this process has used so far, seconds on any clock, and cores that it may use.
-
-        A process with time to spare waits for answers, and so for more in flight, if for anything.
-        """
-        if self._last is not None:
-            used, since = cpu - self._last[0], at - self._last[1]
-            slower = used >= BUSY * cores * since and at <= self._hurried + WAITED
-            self._share = max(_LEAST_SHARE, self._share * FEWER) if slower else min(1.0, self._share * MORE)
-        self._last = cpu, at
+    def note(self, crowded: bool, answers: int, at: float) -> None:
+        """crowded: somebody waits, and this process has no time to spare. answers: those that came so far."""
+        count, since = self._last
+        self._rate = (self._rate + (answers - count) / max(at - since, EVERY)) / 2
+        self._last = answers, at
+        slower = crowded and self._rate > ENOUGH
+        self._share = max(_LEAST_SHARE, self._share * FEWER) if slower else min(1.0, self._share * MORE)
 
 
 _LEAST_SHARE = 0.01

@@ -14,7 +14,7 @@ import structlog
 from app import settle
 from app.clock import now_ms
 from app.dispatch.orders import Orders, Place
-from app.dispatch.pace import Pace
+from app.dispatch.pace import WAITED, Pace
 from app.dispatch.pauses import Pauses
 from app.dispatch.turns import Waiting
 from app.dispatch.work import FAULT, Job
@@ -70,7 +70,7 @@ class Sender:
     """Sends jobs, and hands each with its decision to `on_settled`.
 
     on_room: called when a queue that was full has room again. on_alarm: called with the provider, the reasons of
-    refusals that are not to be believed, and since when (UNIX milliseconds). pace: shared with the other senders.
+    refusals that are not to be believed, and since when (UNIX milliseconds).
     """
 
     def __init__(
@@ -80,7 +80,6 @@ class Sender:
         on_settled: OnSettled,
         on_room: Callable[[], None],
         on_alarm: Callable[[str, Sequence[str], int], None] = lambda *_: None,
-        pace: Pace | None = None,
     ) -> None:
         self.provider = provider
         self.answers = Answers()
@@ -89,7 +88,8 @@ class Sender:
         self._on_room = on_room
         self._on_alarm = on_alarm
         self._guard = TokenGuard()
-        self._pace = pace or Pace()
+        self._pace = Pace()
+        self._waited_at = float("-inf")
         self._pauses = Pauses(provider.name, int(provider.ramp * 1000))
         self._client = Client(provider.transport) if provider.transport is not None else None
         self._send: base.Send = self._client.send if self._client else _required(provider)
@@ -153,7 +153,7 @@ class Sender:
             self._progress_at = time.monotonic()
         for job in jobs:
             if job.lane is Lane.NOW:
-                self._pace.hurry(time.monotonic())
+                self._waited_at = time.monotonic()
             if self.room(job.lane, now) <= 0:
                 self._put_off(job, now + BUSY, "provider busy", now)
                 continue
@@ -164,6 +164,15 @@ class Sender:
             elif place is not Place.BEHIND:
                 self._put_off(job, self._orders.later(job, now), AFTER, now)
         self._start(now)
+
+    def is_waited_for(self, at: float) -> bool:
+        """Whether, by that time (monotonic), it has just been given what somebody waits for."""
+        return at <= self._waited_at + WAITED
+
+    def keep_pace(self, crowded: bool, at: float) -> None:
+        """How this process is doing: see `Pace.note`."""
+        self._pace.note(crowded, self.answers.count, at)
+        self._start(now_ms())
 
     def _put_off(self, job: Job, at: int, reason: str, now: int) -> None:
         """Have a job wait in the database until `at`, or until the pause is over, or behind others of its order."""
@@ -179,8 +188,9 @@ class Sender:
             log.exception("outcome lost", action="settle", provider=self.provider.name, event_id=job.parsed.event_id)
 
     def _start(self, now: int) -> None:
-        limit = min(self._pace.limit(self.capacity), self._pauses.limit(self.capacity, now))
-        for _ in range(min(limit - self._running, len(self._waiting))):
+        most, urgent = self._pauses.limit(self.capacity, now), self._waiting.lanes[Lane.NOW]
+        paced = min(most, self._pace.limit(self.capacity))
+        for _ in range(max(min(paced - self._running, len(self._waiting)), min(most - self._running, len(urgent)))):
             self._running += 1
             task = asyncio.create_task(self._run())
             self._tasks.add(task)
@@ -198,9 +208,9 @@ class Sender:
             self._running -= 1
 
     def _next(self) -> Job | None:
-        if self._stopping or self._running > self._pace.limit(self.capacity):
+        if self._stopping:
             return None
-        return self._waiting.take()
+        return self._waiting.take(urgent=self._running > self._pace.limit(self.capacity))
 
     def _go_on(self, job: Job, decision: Settled, now: int) -> None:
         """A job is settled: the one behind it comes next, or all of them wait with it in the database."""
@@ -228,7 +238,6 @@ class Sender:
         if now - self._rate_from >= STUCK:
             self._rate = self._rate_count / (now - self._rate_from)
             self._rate_from, self._rate_count = now, 0
-            self._start(now_ms())  # the pace may be another one by now
         if self._wanting and any(self.room(lane, 0) >= SLICE for lane in self._wanting):
             self._wanting.clear()
             self._on_room()

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import structlog
 
-from app.dispatch.pace import Pace
 from app.dispatch.sender import Sender
 from app.dispatch.steps import Renderer, Rules
 from app.dispatch.work import Job
@@ -55,7 +54,6 @@ class Shared:
         self.limits = limits
         self.owner = owner
         self.senders: dict[str, Sender] = {}
-        self.pace = Pace()
         self.room = asyncio.Event()
         self.wake = {name: asyncio.Event() for name in parts}
         self.patience = float("inf")

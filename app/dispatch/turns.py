@@ -68,7 +68,10 @@ class Waiting:
         """Before the others of its channel: it was taken once, and had to wait for one that it must not overtake."""
         self.lanes[job.lane].appendleft(job)
 
-    def take(self) -> Job | None:
+    def take(self, urgent: bool = False) -> Job | None:
+        """The next job; `urgent`: of the first lane only."""
+        if urgent:
+            return self.lanes[Lane.NOW].popleft() if self.lanes[Lane.NOW] else None
         self._turn = (self._turn + 1) % len(self._orders)
         for lane in self._orders[self._turn]:
             if lane:
