@@ -97,6 +97,7 @@ class Sender:
         self._most = max(self.capacity * QUEUE, LEAST)
         self._waiting = Waiting()
         self._running = 0
+        self._patient = 0  # of what is running, all that nobody waits for
         self._tasks: set[asyncio.Task[None]] = set()
         self._orders = Orders()
         self._generation = 0
@@ -188,9 +189,10 @@ class Sender:
             log.exception("outcome lost", action="settle", provider=self.provider.name, event_id=job.parsed.event_id)
 
     def _start(self, now: int) -> None:
-        most, urgent = self._pauses.limit(self.capacity, now), self._waiting.lanes[Lane.NOW]
-        paced = min(most, self._pace.limit(self.capacity))
-        for _ in range(max(min(paced - self._running, len(self._waiting)), min(most - self._running, len(urgent)))):
+        urgent = len(self._waiting.lanes[Lane.NOW])
+        paced = max(0, self._pace.limit(self.capacity) - self._patient)
+        wanted = urgent + min(len(self._waiting) - urgent, paced)
+        for _ in range(min(self._pauses.limit(self.capacity, now) - self._running, wanted)):
             self._running += 1
             task = asyncio.create_task(self._run())
             self._tasks.add(task)
@@ -199,7 +201,12 @@ class Sender:
     async def _run(self) -> None:
         try:
             while (job := self._next()) is not None:
-                await self._deliver(job)
+                can_wait = job.lane is not Lane.NOW
+                self._patient += can_wait
+                try:
+                    await self._deliver(job)
+                finally:
+                    self._patient -= can_wait
                 self._measure()
                 if self._pauses.ramping:
                     self._start(now_ms())
@@ -210,7 +217,7 @@ class Sender:
     def _next(self) -> Job | None:
         if self._stopping:
             return None
-        return self._waiting.take(urgent=self._running > self._pace.limit(self.capacity))
+        return self._waiting.take(urgent=self._patient >= self._pace.limit(self.capacity))
 
     def _go_on(self, job: Job, decision: Settled, now: int) -> None:
         """A job is settled: the one behind it comes next, or all of them wait with it in the database."""

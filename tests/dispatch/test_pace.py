@@ -110,6 +110,24 @@ def test_a_sender_keeps_to_the_pace_and_picks_up_with_it() -> None:
     asyncio.run(scenario())
 
 
+def test_what_somebody_waits_for_takes_no_place_from_the_rest() -> None:
+    async def scenario() -> None:
+        provider = Gated("p")
+        sender = Sender(provider, Limits(), lambda *_: None, lambda: None)
+        sender.capacity = 1_000
+        crowded(sender, 50)
+        sender.submit([job(provider, f"x{n}", Lane.NOW) for n in range(300)], 1)
+        await asyncio.sleep(0)
+        sender.submit([job(provider, f"v{n}", Lane.NORMAL) for n in range(100)], 1)
+        await asyncio.sleep(0)
+        assert (sender.inflight, sender.queued) == (300 + LEAST, 100 - LEAST)
+        provider.gate.set()
+        await idle(sender)
+        await sender.stop(1)
+
+    asyncio.run(scenario())
+
+
 def test_a_sender_knows_for_a_while_that_somebody_waits() -> None:
     async def scenario() -> None:
         provider = Stub("p")
