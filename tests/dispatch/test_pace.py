@@ -144,7 +144,10 @@ def test_a_sender_knows_for_a_while_that_somebody_waits() -> None:
     asyncio.run(scenario())
 
 
-def test_a_dispatcher_reads_how_busy_it_is_and_who_waits(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_dispatcher_reads_how_busy_it_is_and_who_waits(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
     """With the clock's own time as what it used, it looks busy; that means something when somebody waits."""
     told: list[bool] = []
 
@@ -153,7 +156,7 @@ def test_a_dispatcher_reads_how_busy_it_is_and_who_waits(bridge: Bridge, monkeyp
             return getattr(time, name)
 
         def process_time(self) -> float:
-            return time.monotonic()
+            return time.monotonic() if busy else 0.0
 
     monkeypatch.setattr(loop, "time", Busy())
     monkeypatch.setattr(loop, "_cores", lambda: 1)
@@ -172,6 +175,9 @@ def test_a_dispatcher_reads_how_busy_it_is_and_who_waits(bridge: Bridge, monkeyp
             assert not any(told), "it is a group's"
             bridge.notify({})
             bridge.poke()
-            await wait(lambda: told[-1])
+            await wait(lambda: len(provider.sent) == 2)
+            seen = len(told)
+            await wait(lambda: len(told) > seen + 2)
+            assert told[-1] is busy
 
     asyncio.run(scenario())
