@@ -17,8 +17,7 @@ import structlog
 from app.clock import now_ms
 from app.dispatch.ask import Ask
 from app.dispatch.incoming import Incoming
-from app.dispatch.pace import EVERY as PACE_EVERY
-from app.dispatch.pace import Load
+from app.dispatch.pace import PACE_EVERY, Load
 from app.dispatch.relay import Relay
 from app.dispatch.rescue import Rescue
 from app.dispatch.sender import Answers, Sender
@@ -65,8 +64,7 @@ class Dispatcher:
     ) -> None:
         self._shared = Shared(database, providers, rules, limits, owner, PARTS)
         self._settler = Settler(self._shared)
-        self._load = Load()
-        self._cores = _cores()
+        self._load = Load(_cores())
         self._shared.senders = {
             name: Sender(provider, limits, self._settler.settled, self._shared.room.set, self._settler.alarmed)
             for name, provider in providers.items()
@@ -203,7 +201,7 @@ class Dispatcher:
 
     async def _keep_pace(self) -> None:
         at, senders = time.monotonic(), self._shared.senders.values()
-        full = self._load.is_full(time.process_time(), at, self._cores)
+        full = self._load.is_full(time.process_time(), at)
         crowded = full and any(sender.is_waited_for(at) for sender in senders)
         for sender in senders:
             sender.keep_pace(crowded, at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EVERY = 0.25
+PACE_EVERY = 0.25
 """Seconds between two readings."""
 BUSY = 0.9
 """Share of its cores that a process uses which cannot work off any more."""
@@ -16,18 +16,19 @@ WAITED = 5.0
 
 
 class Load:
-    """How busy this process is."""
+    """How busy this process is. `cores`: how many it may use."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
         self._last: tuple[float, float] | None = None
 
-    def is_full(self, cpu: float, at: float, cores: int) -> bool:
+    def is_full(self, cpu: float, at: float) -> bool:
         """Whether it has had no time to spare since the last reading.
 
-        cpu: seconds of CPU that it has used so far; at: seconds on any clock; cores: how many it may use.
+        cpu: seconds of CPU that it has used so far; at: seconds on any clock.
         """
         last, self._last = self._last, (cpu, at)
-        return last is not None and cpu - last[0] >= BUSY * cores * (at - last[1])
+        return last is not None and cpu - last[0] >= BUSY * self._cores * (at - last[1])
 
 
 class Pace:
@@ -49,7 +50,7 @@ class Pace:
     def note(self, crowded: bool, answers: int, at: float) -> None:
         """crowded: somebody waits, and this process has no time to spare. answers: those that came so far."""
         count, since = self._last
-        self._rate = (self._rate + (answers - count) / max(at - since, EVERY)) / 2
+        self._rate = (self._rate + (answers - count) / max(at - since, PACE_EVERY)) / 2
         self._last = answers, at
         slower = crowded and self._rate > ENOUGH
         self._share = max(_LEAST_SHARE, self._share * FEWER) if slower else min(1.0, self._share * MORE)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from app.dispatch import loop
-from app.dispatch.pace import ENOUGH, EVERY, LEAST, WAITED, Load, Pace
+from app.dispatch.pace import ENOUGH, LEAST, PACE_EVERY, WAITED, Load, Pace
 from app.dispatch.sender import Sender
 from app.model import Lane
-from app.settle import Limits
+from app.settle import Settled
 from tests.dispatch.conftest import Bridge, Gated, Stub
-from tests.dispatch.test_sender import idle, job
+from tests.dispatch.test_sender import idle, job, sent_by
 
 
 class Noted(Pace):
@@ -27,8 +27,8 @@ class Noted(Pace):
     def go(self, times: int, crowded: bool = True, rate: int = 6 * ENOUGH) -> Noted:
         """So many readings at this many answers a second."""
         for _ in range(times):
-            self.at += EVERY
-            self.answers += EVERY * rate
+            self.at += PACE_EVERY
+            self.answers += PACE_EVERY * rate
             self.note(crowded, int(self.answers), self.at)
         return self
 
@@ -62,23 +62,23 @@ def test_what_can_take_few_is_never_given_more() -> None:
     ("busy", "cores", "full"), [(0.85, 1, False), (0.95, 1, True), (0.5, 2, False), (0.95, 2, True)]
 )
 def test_busy_is_a_share_of_the_cores_that_may_be_used(busy: float, cores: int, full: bool) -> None:
-    load = Load()
-    assert not load.is_full(100.0, 7.0, cores), "nothing is known yet"
-    assert load.is_full(100.0 + busy * cores * EVERY, 7.0 + EVERY, cores) is full
-    assert not load.is_full(100.0 + busy * cores * EVERY, 7.0 + 2 * EVERY, cores), "only since the last time"
+    load = Load(cores)
+    assert not load.is_full(100.0, 7.0), "nothing is known yet"
+    assert load.is_full(100.0 + busy * cores * PACE_EVERY, 7.0 + PACE_EVERY) is full
+    assert not load.is_full(100.0 + busy * cores * PACE_EVERY, 7.0 + 2 * PACE_EVERY), "only since the last time"
 
 
 def crowded(sender: Sender, times: int) -> None:
     """Have it be read so many times on a process that cannot keep up."""
     for n in range(times):
-        sender.answers.count += int(6 * ENOUGH * EVERY)
-        sender.keep_pace(True, EVERY * (n + 1))
+        sender.answers.count += int(6 * ENOUGH * PACE_EVERY)
+        sender.keep_pace(True, PACE_EVERY * (n + 1))
 
 
 def test_a_sender_keeps_to_the_pace_and_picks_up_with_it() -> None:
-    async def scenario() -> None:
-        provider = Gated("p")
-        sender = Sender(provider, Limits(), lambda *_: None, lambda: None)
+    provider = Gated("p")
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
         sender.capacity = 1_000
 
         async def answered() -> tuple[int, int]:
@@ -105,15 +105,14 @@ def test_a_sender_keeps_to_the_pace_and_picks_up_with_it() -> None:
         assert (sender.inflight, sender.queued) == (600 - LEAST, 0)
         provider.gate.set()
         await idle(sender)
-        await sender.stop(1)
 
-    asyncio.run(scenario())
+    sent_by(provider, work)
 
 
 def test_what_somebody_waits_for_takes_no_place_from_the_rest() -> None:
-    async def scenario() -> None:
-        provider = Gated("p")
-        sender = Sender(provider, Limits(), lambda *_: None, lambda: None)
+    provider = Gated("p")
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
         sender.capacity = 1_000
         crowded(sender, 50)
         sender.submit([job(provider, f"x{n}", Lane.NOW) for n in range(300)], 1)
@@ -123,15 +122,14 @@ def test_what_somebody_waits_for_takes_no_place_from_the_rest() -> None:
         assert (sender.inflight, sender.queued) == (300 + LEAST, 100 - LEAST)
         provider.gate.set()
         await idle(sender)
-        await sender.stop(1)
 
-    asyncio.run(scenario())
+    sent_by(provider, work)
 
 
 def test_a_sender_knows_for_a_while_that_somebody_waits() -> None:
-    async def scenario() -> None:
-        provider = Stub("p")
-        sender = Sender(provider, Limits(), lambda *_: None, lambda: None)
+    provider = Stub("p")
+
+    async def work(sender: Sender, _: list[Settled]) -> None:
         sender.submit([job(provider, "group", Lane.NORMAL), job(provider, "crowd", Lane.BULK)], 1)
         assert not sender.is_waited_for(time.monotonic())
         before = time.monotonic()
@@ -139,9 +137,8 @@ def test_a_sender_knows_for_a_while_that_somebody_waits() -> None:
         assert sender.is_waited_for(before + WAITED)
         assert not sender.is_waited_for(time.monotonic() + WAITED + 1)
         await idle(sender)
-        await sender.stop(1)
 
-    asyncio.run(scenario())
+    sent_by(provider, work)
 
 
 @pytest.mark.parametrize("busy", [True, False])
