@@ -7,6 +7,7 @@ and gunicorn's master, which reads its settings here, must have said so before i
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -75,6 +76,7 @@ def settings_or_exit() -> tuple[Config, bool]:
         prepare(config)
         # So that a worker answers as soon as it is forked: a reload ends the old ones without waiting for the new.
         import_module("app.web.admin")
+        _keep_loaded()
     except ConfigError as error:
         if _served is None:
             raise SystemExit(f"pushbridge: {error}") from None
@@ -82,6 +84,14 @@ def settings_or_exit() -> tuple[Config, bool]:
         return _served, False
     _served = config
     return config, True
+
+
+def _keep_loaded() -> None:
+    """All that this process has by now stays to its end: no garbage collection is to walk it, nor is the last one.
+
+    That is 20 to 35 ms each in which a dispatcher does nothing else, and a quarter of a second at the end.
+    """
+    gc.freeze()
 
 
 def _check_bind(config: Config, served: Config) -> None:
@@ -209,6 +219,7 @@ def dispatch(config: Config, slot: int = 0) -> None:
     database.observe = metrics.writes("dispatcher")
     providers = registry.providers(config)
     import_module("app.dispatch.loop")
+    _keep_loaded()
     # Last: until then the one that is to be replaced works on.
     lock = datadir.hold_slot(config, slot, _tell_keeper)
     owner = f"{socket.gethostname()}/{slot}"[:96]

@@ -1,10 +1,13 @@
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -19,6 +22,9 @@ pytest_plugins = ["tests.plugins.standin"]
 settings.register_profile("pushbridge", deadline=None, max_examples=30)
 settings.load_profile("pushbridge")
 
+# The tracebacks that it shows of itself are drawn for a third of a second, and some tests log many.
+structlog.configure([structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
+
 
 BEGIN_WITH = ("e2e/test_faulty_provider", "e2e/test_memory", "e2e/test_crash", "dispatch/test_presence_orders", "e2e/")
 """The tests that take longest, most of them as they wait for processes: whatever begins last is waited for alone."""
@@ -29,6 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, part in enumerate(BEGIN_WITH) if part in item.nodeid), len(BEGIN_WITH))
 
     items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests and all that they import stay to the end: no garbage collection is to walk them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class OfOneFile(LoadFileScheduling):  # type: ignore[misc]

@@ -83,8 +83,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
         assert isinstance(result.exception, SystemExit), result.exception
         return result.output
 
+    before = structlog.get_config()
     yield invoke
-    structlog.reset_defaults()  # to what the runner takes away
+    structlog.configure(**before)  # else to what the runner takes away
 
 
 def cannot_use(said: str, path: Path) -> bool:
@@ -112,6 +113,23 @@ def test_gunicorn(write: Callable[[str], Path], tmp_path: Path, spoil: Callable[
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert cannot_use(done.stderr, path), done.stderr
+
+
+MASTER = "settings_or_exit()"
+DISPATCHER = "dispatch(bootstrap.load_config())"
+RUNS = "import gc, uvloop; from app import bootstrap; uvloop.run = lambda main: main.close(); bootstrap.{}; print({})"
+
+
+@pytest.mark.parametrize("start", [MASTER, DISPATCHER], ids=["master", "dispatcher"])
+def test_what_is_loaded_at_the_start_is_not_walked_by_the_garbage_collection(
+    write: Callable[[str], Path], start: str
+) -> None:
+    write("presence: {suppress: none}\n")
+    code = RUNS.format(start, "gc.get_freeze_count() > 9 * len(gc.get_objects())")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from app.demo.standin import StandinProcess
 from tests.e2e.service import Service, apns_token, offline, until
-from tests.processes import is_stopped, is_writing, send
+from tests.processes import is_stopped, is_writing, keeps_readers_out, send
 
 SEED = int(os.environ.get("CRASH_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
 KILLS = [
@@ -169,10 +169,11 @@ class Killer:
 
     def _stop(self, kind: str, writing: bool, pids: list[int]) -> list[int]:
         """Stop these processes; those that are to die, none if this is not the moment."""
+        data = self._service.data
         send(signal.SIGSTOP, pids)
         until(lambda: all(map(is_stopped, pids)), "they are stopped")
-        writers = [pid for pid in pids if is_writing(self._service.data, pid)]
-        if writing and not writers:
+        writers = [pid for pid in pids if is_writing(data, pid)]
+        if (writing and not writers) or any(keeps_readers_out(data, pid) for pid in pids):  # we shall have to read
             send(signal.SIGCONT, pids)
             return []
         return writers if writing and kind != "tree" else pids

@@ -43,13 +43,6 @@ def check_all_were_sent(service: Service, standin: StandinProcess, message_ids: 
     assert all(len(ids) == 1 for ids in seen.values())
 
 
-def test_a_killed_dispatcher_is_back_within_two_seconds(start: Callable[..., Service]) -> None:
-    service = start()
-    first = service.dispatcher()
-    os.kill(first, signal.SIGKILL)
-    until(lambda: service.dispatcher() != first, "another dispatcher runs", 2)
-
-
 CORES = os.sched_getaffinity(0) if sys.platform == "linux" else set()
 
 
@@ -58,13 +51,18 @@ def cores_of_threads(pid: int) -> set[frozenset[int]]:
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="needs Linux with two cores")
-def test_a_dispatcher_stays_on_one_core(start: Callable[..., Service], standin: StandinProcess) -> None:
-    service = start()
+def test_a_dispatcher_stays_on_one_core(service: Service) -> None:
     service.register("core", apns_token(0x53))
     service.outcome(service.offline(["core"]), "core", "sent")  # the threads that send and write are there by now
     (core,) = cores_of_threads(service.dispatcher())
     assert len(core) == 1
     assert core < CORES
+
+
+def test_a_killed_dispatcher_is_back_within_two_seconds(service: Service) -> None:
+    first = service.dispatcher()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: service.dispatcher() != first, "another dispatcher runs", 2)
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="needs Linux with two cores")

@@ -23,7 +23,7 @@ from app.web import admin
 from tests.web.admin.kit import START, TOKEN, Api, ok
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
-EVERY = 10
+EVERY, EVERY_SOAK = 5, 30
 """Generated cases an operation."""
 OPERATIONS = [*(route.name for route in admin.ROUTES), "get_openapi"]
 
@@ -92,9 +92,10 @@ def as_it_is(_context: schemathesis.SerializationContext, value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode(errors="replace")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_it_behaves_as_it_is_described(described: Any, name: str, mode: GenerationMode) -> None:
+def test_it_behaves_as_it_is_described(described: Any, name: str, mode: GenerationMode, soak: bool) -> None:
     operation = described.find_operation_by_id(name)
     more = [checks.positive_data_acceptance]
     if mode is GenerationMode.NEGATIVE:
@@ -102,7 +103,12 @@ def test_it_behaves_as_it_is_described(described: Any, name: str, mode: Generati
         more = [] if name == "import_devices" else [checks.negative_data_rejection]
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=EVERY, database=None, derandomize=True, suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=EVERY_SOAK if soak else EVERY,
+        database=None,
+        derandomize=True,
+        suppress_health_check=[*HealthCheck],
+    )
     def generated(case: schemathesis.Case) -> None:
         case.call_and_validate(headers=HEADERS, checks=[*CHECKS, *more])
 
