@@ -5,6 +5,7 @@ Everything goes this way: our own lines, those of libraries and gunicorn, warnin
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -51,6 +52,7 @@ STDERR: Any = _Stderr()
 def configure() -> None:
     """For a process that serves, before it opens a file: one in the place of standard error would be written to."""
     _fill_standard_streams()
+    _write_at_once()
     render = _for_eyes() if STDERR.isatty() else _for_machines()
     structlog.configure(
         processors=[*ADDED, *render],
@@ -120,3 +122,11 @@ def _fill_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def _write_at_once() -> None:
+    """Have standard error hold back nothing: Python ends with an error code for what it cannot write at the end."""
+    stream = sys.__stderr__
+    if stream is not None and stream is sys.stderr:
+        raw = io.FileIO(stream.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=True)

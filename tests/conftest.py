@@ -16,6 +16,9 @@ _folder = tempfile.mkdtemp(prefix="pushbridge-metrics-")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _folder
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
+# Else a process that a test starts would not hold back what it writes, as it does everywhere else.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 pytest_plugins = ["tests.plugins.standin"]
 
 # How long an example takes says more about the machine than about the code.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sqlite3
 import subprocess
@@ -205,17 +204,3 @@ def test_a_database_that_another_program_holds(start: Callable[..., Service], st
     check_all_were_sent(service, standin, poster)
     assert service.pids() == processes
     check_whole(file.parent)
-
-
-def test_a_log_that_cannot_be_written_stops_nothing() -> None:
-    code = """
-import structlog
-from app import logs
-logs.configure()
-for _ in range(1000):
-    structlog.get_logger().error("x" * 1000, action="test")
-print("done")
-"""
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, env={**os.environ})
-    assert done.stdout == b"done\n"

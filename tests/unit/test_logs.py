@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -108,13 +108,21 @@ def test_a_standard_error_that_is_closed_ends_nothing(prepare: str, before: Call
     assert run(prepare + WRITE, preexec_fn=before).stdout == "alive\n"
 
 
-def test_a_standard_error_that_nobody_reads_any_more_ends_nothing() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        assert run(WRITE * 2, stderr=write).stdout == "alive\n"
-    finally:
-        os.close(write)
+@pytest.fixture(params=["full", "unread"])
+def broken(request: pytest.FixtureRequest) -> Iterator[int]:
+    """What cannot be written to: a full disk, and a pipe that nobody reads any more."""
+    if request.param == "full":
+        write = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, write = os.pipe()
+        os.close(read)
+    yield write
+    os.close(write)
+
+
+def test_a_standard_error_that_cannot_be_written_ends_nothing(broken: int) -> None:
+    done = run(WRITE * 500, stderr=broken)
+    assert (done.stdout, done.returncode) == ("alive\n", 0)
 
 
 def test_no_file_takes_the_place_of_a_closed_standard_error() -> None:
