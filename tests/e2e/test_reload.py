@@ -109,8 +109,10 @@ def reload_with_a_fault(service: Service, master: int, broken: str) -> None:
     os.kill(master, signal.SIGHUP)
     until(lambda: are_gone(before), "the old workers are gone")
     until(lambda: len(workers(master)) == 2 and service.ready(), "new ones work")
-    os.kill(min(workers(master)), signal.SIGTERM)
-    until(lambda: len(workers(master)) == 2 and service.ready(), "one that died meanwhile is replaced")
+    died = min(workers(master))
+    os.kill(died, signal.SIGTERM)
+    until(lambda: are_gone({died}), "one dies meanwhile")
+    until(lambda: len(workers(master)) == 2 and service.ready(), "it is replaced")
     assert service.dispatcher() == dispatcher
     assert service.output.read_text().count("not reloaded") == said + 1
     service.config.write_text(good)
