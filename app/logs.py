@@ -5,7 +5,7 @@ Everything goes this way: our own lines, those of libraries and gunicorn, warnin
 
 from __future__ import annotations
 
-import io
+import atexit
 import logging
 import os
 import re
@@ -52,7 +52,7 @@ STDERR: Any = _Stderr()
 def configure() -> None:
     """For a process that serves, before it opens a file: one in the place of standard error would be written to."""
     _fill_standard_streams()
-    _write_at_once()
+    atexit.register(_let_go)
     render = _for_eyes() if STDERR.isatty() else _for_machines()
     structlog.configure(
         processors=[*ADDED, *render],
@@ -124,9 +124,9 @@ def _fill_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
-def _write_at_once() -> None:
-    """Have standard error hold back nothing: Python ends with an error code for what it cannot write at the end."""
-    stream = sys.__stderr__
-    if stream is not None and stream is sys.stderr:
-        raw = io.FileIO(stream.fileno(), "w", closefd=False)
-        sys.stderr = io.TextIOWrapper(raw, stream.encoding, stream.errors, write_through=True)
+def _let_go() -> None:
+    """At the end: Python would end with an error code for what waits in standard error and cannot be written."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        sys.stderr = None

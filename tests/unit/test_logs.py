@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +124,22 @@ def broken(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_standard_error_that_cannot_be_written_ends_nothing(broken: int) -> None:
     done = run(WRITE * 500, stderr=broken)
     assert (done.stdout, done.returncode) == ("alive\n", 0)
+
+
+def test_lines_stay_whole_where_there_was_no_room_for_a_while(tmp_path: Path) -> None:
+    code = """
+import resource
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (250, limits[1]))
+for n in range(5):
+    structlog.get_logger().error("no room", action="test", n=n)
+resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+structlog.get_logger().error("room", action="test")
+"""
+    with (tmp_path / "log").open("wb") as file:
+        assert run(code, stderr=file).returncode == 0
+    written = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["event"] for line in written] == ["no room"] * 5 + ["room"]
 
 
 def test_no_file_takes_the_place_of_a_closed_standard_error() -> None:
